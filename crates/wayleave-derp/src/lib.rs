@@ -1,0 +1,1 @@
+//! The relay and STUN server; asks an admission trait, knows no tailnet.

@@ -1,0 +1,29 @@
+//! The nouns of Wayleave: ids, keys, prefixes, tags, names, nodes, users and time. They parse and display; they have no
+//! behaviour. A type moves in here when a second crate needs it.
+//!
+//! Every id and key is a newtype that is made by parsing or by the one place that gives it out, so a user's id can't be
+//! handed where a node's is wanted. Time is one [`Timestamp`]: it can be stored, logged and written as a literal in a test.
+//!
+//! Nothing here derives `Serialize` for a stranger: the shapes that Tailscale, the database and API users see belong to
+//! the crates at those borders. Ids, keys, prefixes and times do serialize, as the one text form that each of them has.
+
+mod id;
+mod key;
+mod name;
+mod node;
+mod prefix;
+mod route;
+mod tag;
+mod time;
+mod user;
+pub mod via6;
+
+pub use id::{ApiKeyId, AuthKeyId, NodeId, RouteId, SessionId, UserId};
+pub use key::{DiscoKey, KeyError, MachineKey, NodeKey};
+pub use name::{GivenName, NameError, sanitize_label};
+pub use node::{Addresses, Endpoint, EndpointKind, Hostinfo, NetInfo, Node, Owner, RegisterMethod, Service};
+pub use prefix::{InvalidReason, Prefix, PrefixError, PrefixKind, TAILNET_V4, TAILNET_V6, VIA6};
+pub use route::{Approval, Approver, Route};
+pub use tag::{Tag, TagError};
+pub use time::{Timestamp, TimestampError};
+pub use user::{ApiKey, AuthKey, User};

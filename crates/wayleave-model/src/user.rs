@@ -1,0 +1,80 @@
+//! Users, and the keys that stand for them.
+
+use std::collections::BTreeSet;
+
+use crate::{ApiKeyId, AuthKeyId, Tag, Timestamp, UserId};
+
+/// A person, or what stands for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Given out once.
+    pub id: UserId,
+    /// The name to log in and to write policy with: `anna`, or `anna@example.com`.
+    pub name: String,
+    /// The name that clients show. Empty: the login name.
+    pub display_name: String,
+    /// The e-mail address, if the user has one; policies match it.
+    pub email: Option<String>,
+    /// When the user was made.
+    pub created_at: Timestamp,
+}
+
+impl User {
+    /// The name by which clients show and policies match the user: the e-mail address, else the name.
+    pub fn login_name(&self) -> &str {
+        self.email.as_deref().unwrap_or(&self.name)
+    }
+
+    /// What clients show: the display name, else the name.
+    pub fn shown_name(&self) -> &str {
+        if self.display_name.is_empty() { &self.name } else { &self.display_name }
+    }
+}
+
+/// A key by which machines register without a person. The secret itself is never stored, only its hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthKey {
+    /// Given out once.
+    pub id: AuthKeyId,
+    /// Whose nodes it makes; `None` for keys that make tagged nodes only.
+    pub user: Option<UserId>,
+    /// The first characters of the key, to tell one from another in a list. Not secret.
+    pub hint: String,
+    /// SHA-256 of the whole key. (Keys hold 256 random bits, so a slow hash would guard nothing.)
+    pub hash: [u8; 32],
+    /// May register more than one node.
+    pub reusable: bool,
+    /// Nodes it makes go away when they have been gone for a while.
+    pub ephemeral: bool,
+    /// Tags of the nodes that it makes. Empty: they belong to the user.
+    pub tags: BTreeSet<Tag>,
+    /// Words of the person who made it.
+    pub description: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it registers nobody. `None`: never.
+    pub expires_at: Option<Timestamp>,
+    /// When a node last registered with it.
+    pub used_at: Option<Timestamp>,
+    /// When a person revoked it.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A key for the admin API over the network. The secret itself is never stored, only its hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Given out once.
+    pub id: ApiKeyId,
+    /// The public part of the key, by which it is looked up, listed and named as an approver.
+    pub name: String,
+    /// SHA-256 of the whole key.
+    pub hash: [u8; 32],
+    /// Words of the person who made it.
+    pub description: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it opens nothing. `None`: never.
+    pub expires_at: Option<Timestamp>,
+    /// When it was last used, to the minute.
+    pub last_used_at: Option<Timestamp>,
+}

@@ -1,0 +1,1 @@
+//! What one viewer sees, its delta, and its encoding.

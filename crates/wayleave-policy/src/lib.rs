@@ -1,0 +1,1 @@
+//! Policy file to compiled policy, and its answers.

@@ -1,0 +1,1 @@
+//! Control loop, client sessions, fan-out, probes and the admin API.

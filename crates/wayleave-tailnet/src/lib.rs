@@ -1,0 +1,1 @@
+//! One tailnet as a deterministic state machine: plan, apply, next deadline, snapshot.

@@ -1,0 +1,1 @@
+//! Every byte whose shape Tailscale owns: control JSON, capability versions, Noise, DERP frames.

@@ -45,6 +45,8 @@ pub struct Approval {
     pub at: Timestamp,
     /// `true`: this was a refusal. A person's refusal is not undone by an auto-approver.
     pub refused: bool,
+    /// `true`: it was given before the node advertised the prefix. Such an approval outlives a withdrawal.
+    pub in_advance: bool,
 }
 
 /// Who or what may approve or refuse a route. Its text form is stored and shown: `cli`, `api:<key>`, `ui:<user>`,

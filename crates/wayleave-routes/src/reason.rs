@@ -1,0 +1,112 @@
+//! Reasons, as types. The CLI, the API, the log and the history show the words that these display as.
+
+use std::fmt;
+
+/// What convicted a router: the evidence behind "down" (design.md 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The connection that carried its newest map stream was closed (FIN, RST, TLS alert), and no new one came in time.
+    ConnectionClosed,
+    /// Its newest map stream ended or was reset while the connection lived; `tailscale down` does that.
+    StreamEnded,
+    /// TCP acknowledged the PING, but neither its answer nor anything else came.
+    PingUnanswered,
+    /// TCP acknowledged nothing of what was waiting.
+    TcpStalled,
+    /// It did not come back within the time that a start, or a common loss, allows.
+    NotBack,
+    /// It has not opened a session since the server started, and was no primary.
+    NotSeen,
+}
+
+impl Cause {
+    /// The word that is stored and scripted against.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::ConnectionClosed => "connection closed",
+            Self::StreamEnded => "stream ended",
+            Self::PingUnanswered => "ping unanswered",
+            Self::TcpStalled => "nothing acknowledged",
+            Self::NotBack => "not back in time",
+            Self::NotSeen => "not seen since start",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// Why an incumbent is no candidate any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gone {
+    /// Its node stopped advertising the prefix.
+    Withdrawn,
+    /// Somebody disabled the route.
+    Disabled,
+    /// Its node's key expired.
+    Expired,
+    /// Its node was deleted.
+    Deleted,
+    /// Neither a relay nor an endpoint of it is known.
+    Unreachable,
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Withdrawn => "withdrawn",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::Deleted => "deleted",
+            Self::Unreachable => "unreachable",
+        })
+    }
+}
+
+/// Why a node carries a prefix, or why nobody does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Because {
+    /// There is no other candidate.
+    OnlyCandidate,
+    /// It was the primary and nothing speaks against it.
+    Incumbent,
+    /// Of several that rank alike, it joined first.
+    JoinedFirst,
+    /// It is preferred over the others.
+    HigherPriority,
+    /// The incumbent is flapping, and this one has been steady long enough.
+    IncumbentFlapping,
+    /// The incumbent was drained by a person.
+    IncumbentDrained,
+    /// The incumbent is judged broken for this prefix.
+    IncumbentSuspect,
+    /// The incumbent is down.
+    IncumbentDown(Cause),
+    /// The incumbent is no candidate any more.
+    IncumbentGone(Gone),
+    /// Nobody is any better: the last primary keeps the prefix.
+    LastKnown,
+    /// There is no candidate at all.
+    NoCandidate,
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OnlyCandidate => f.write_str("only candidate"),
+            Self::Incumbent => f.write_str("incumbent"),
+            Self::JoinedFirst => f.write_str("joined first"),
+            Self::HigherPriority => f.write_str("higher priority"),
+            Self::IncumbentFlapping => f.write_str("incumbent flapping"),
+            Self::IncumbentDrained => f.write_str("incumbent drained"),
+            Self::IncumbentSuspect => f.write_str("incumbent suspect"),
+            Self::IncumbentDown(cause) => write!(f, "incumbent down: {cause}"),
+            Self::IncumbentGone(gone) => write!(f, "incumbent gone: {gone}"),
+            Self::LastKnown => f.write_str("last known"),
+            Self::NoCandidate => f.write_str("no candidate"),
+        }
+    }
+}

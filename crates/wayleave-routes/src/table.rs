@@ -1,0 +1,419 @@
+//! The table of routes: rows, routers, primaries, and the deadlines that belong to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use wayleave_model::{NodeId, Prefix, Route, RouteId, SessionId, Timestamp};
+
+use crate::approval;
+use crate::election::{Pending, Rank};
+use crate::health::{Counts, Health, Liveness};
+use crate::reason::{Because, Cause};
+use crate::state::RouteState;
+use crate::timer::Timers;
+
+/// Times and counts that the table decides by. All are configuration; the defaults are those of design.md 3 and 4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a lost stream may take to come back before its node is down. 500 ms.
+    pub lost_after: Duration,
+    /// How long a better candidate must be steady before it replaces a primary that is up. 60 s; `None`: never.
+    pub failback_after: Option<Duration>,
+    /// How long primaries that have not come back yet count as up after a start or a common loss. 30 s.
+    pub starting: Duration,
+    /// How long a withdrawn route keeps its approval. 2 s.
+    pub withdraw_grace: Duration,
+    /// That many convictions within `flap_down_window` make a node flapping. 3.
+    pub flap_downs: usize,
+    /// 10 min.
+    pub flap_down_window: Duration,
+    /// That many lost sessions within `flap_loss_window` make a node flapping. 5.
+    pub flap_losses: usize,
+    /// 1 min.
+    pub flap_loss_window: Duration,
+    /// How long after the last of these a node still counts as flapping. 10 min.
+    pub flap_hold: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lost_after: Duration::from_millis(500),
+            failback_after: Some(Duration::from_secs(60)),
+            starting: Duration::from_secs(30),
+            withdraw_grace: Duration::from_secs(2),
+            flap_downs: 3,
+            flap_down_window: Duration::from_secs(600),
+            flap_losses: 5,
+            flap_loss_window: Duration::from_secs(60),
+            flap_hold: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What the table needs to know of a node beside its liveness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Its key has expired.
+    pub expired: bool,
+    /// Others can reach it: a home relay or an endpoint of it is known. What is not known yet counts as known.
+    pub reachable: bool,
+    /// A person took it out of service.
+    pub drained: bool,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// These rows were committed: new ones, changed ones, and deleted ones, which leave the table.
+    Rows(Vec<Route>),
+    /// A node is there, with these facts, or its facts changed.
+    Node(NodeId, NodeFacts),
+    /// A node was deleted. Its rows leave with [`Input::Rows`].
+    NodeDeleted(NodeId),
+    /// A node advertises exactly these prefixes now. Rows that it has not are the caller's to make.
+    Advertised(NodeId, BTreeSet<Prefix>),
+    /// A node opened a map stream.
+    SessionOpened(NodeId, SessionId),
+    /// A map stream ended, by this cause, and was not replaced before.
+    SessionLost(NodeId, SessionId, Cause),
+    /// A session is silent, by this evidence.
+    Silent(NodeId, SessionId, Cause),
+    /// A silent session has been heard again.
+    Answered(NodeId, SessionId),
+    /// These nodes lost their sessions together with so many others that it is the server's side.
+    CommonLoss(BTreeSet<NodeId>),
+    /// The server started: rows, primaries and nodes are as they were; nobody has a session yet.
+    Started,
+}
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A prefix went from one node to another, to nobody, or was given out first.
+    PrimaryChanged(PrimaryChange),
+    /// A node was convicted.
+    NodeDown(NodeId, Cause),
+    /// A node that was down is up.
+    NodeUp(NodeId),
+    /// A node became flapping.
+    Flapping(NodeId),
+    /// A row changed without a commit; to be written behind.
+    RowChanged(RouteId),
+    /// The grace after the withdrawal of this route is over: to be disabled by a commit.
+    WithdrawalDue(RouteId),
+    /// What viewers see of this node's routes changed.
+    RoutesOf(NodeId),
+}
+
+/// A prefix moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrimaryChange {
+    /// Which.
+    pub prefix: Prefix,
+    /// Who had it.
+    pub from: Option<NodeId>,
+    /// Who has it.
+    pub to: Option<NodeId>,
+    /// Why.
+    pub because: Because,
+}
+
+/// One deadline for each.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// A lost stream's, or a grace's, time is over.
+    Liveness(NodeId),
+    /// Ten quiet minutes are over.
+    Flapping(NodeId),
+    /// A pending challenger has waited long enough.
+    Failback(Prefix),
+    /// The grace after a withdrawal is over.
+    Withdrawn(RouteId),
+}
+
+/// What the table keeps for a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Router {
+    pub(crate) facts: NodeFacts,
+    pub(crate) health: Health,
+    pub(crate) prefixes: BTreeMap<Prefix, RouteId>,
+}
+
+/// Who carries a prefix, since when, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The node.
+    pub node: NodeId,
+    /// Why it got the prefix.
+    pub because: Because,
+    /// When it got it.
+    pub since: Timestamp,
+    /// Who takes over later if nothing changes.
+    pub pending: Option<Pending>,
+}
+
+/// Routes, routers and primaries of one tailnet. See the crate's text.
+#[derive(Clone, Debug)]
+pub struct RouteTable {
+    pub(crate) settings: Settings,
+    /// Live rows only.
+    pub(crate) rows: BTreeMap<RouteId, Route>,
+    pub(crate) routers: BTreeMap<NodeId, Router>,
+    /// For each prefix that is no exit: the nodes that have a row for it.
+    pub(crate) holders: BTreeMap<Prefix, BTreeSet<NodeId>>,
+    /// Agrees with `is_primary` of the rows after every call.
+    pub(crate) seats: BTreeMap<Prefix, Seat>,
+    /// Prefixes to be decided again before the call returns.
+    pub(crate) dirty: BTreeSet<Prefix>,
+    pub(crate) timers: Timers<Timer>,
+}
+
+impl RouteTable {
+    /// An empty table.
+    pub const fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            rows: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            timers: Timers::new(),
+        }
+    }
+
+    /// Takes in what happened at `now` and says what follows.
+    pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match input {
+            Input::Rows(rows) => rows.into_iter().for_each(|row| self.put_row(row, now, &mut out)),
+            Input::Node(node, facts) => self.put_node(node, facts, now, &mut out),
+            Input::NodeDeleted(node) => self.remove_node(node),
+            Input::Advertised(node, prefixes) => self.advertised(node, &prefixes, now, &mut out),
+            Input::SessionOpened(node, session) => self.session_opened(node, session, now, &mut out),
+            Input::SessionLost(node, session, cause) => self.session_lost(node, session, cause, now, &mut out),
+            Input::Silent(node, session, cause) => self.silent(node, session, cause, now, &mut out),
+            Input::Answered(node, session) => self.answered(node, session, now, &mut out),
+            Input::CommonLoss(nodes) => nodes.into_iter().for_each(|node| self.give_grace(node, now)),
+            Input::Started => self.started(now),
+        }
+        self.decide(now, &mut out);
+        out
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_deadline(&mut self, now: Timestamp) -> Vec<Effect> {
+        let mut out = Vec::new();
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Liveness(node) => self.liveness_over(node, now, &mut out),
+                Timer::Flapping(node) => self.flapping_over(node, now),
+                Timer::Failback(prefix) => {
+                    self.dirty.insert(prefix);
+                }
+                Timer::Withdrawn(route) => out.push(Effect::WithdrawalDue(route)),
+            }
+        }
+        self.decide(now, &mut out);
+        out
+    }
+
+    /// When [`Self::handle_deadline`] wants to be called next.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.timers.next()
+    }
+
+    /// All live rows, by id.
+    pub fn rows(&self) -> impl Iterator<Item = &Route> {
+        self.rows.values()
+    }
+
+    /// The live row with this id.
+    pub fn row(&self, id: RouteId) -> Option<&Route> {
+        self.rows.get(&id)
+    }
+
+    /// The live row of this node for this prefix.
+    pub fn row_of(&self, node: NodeId, prefix: &Prefix) -> Option<&Route> {
+        self.rows.get(self.routers.get(&node)?.prefixes.get(prefix)?)
+    }
+
+    /// The live rows of this node, in prefix order.
+    pub fn rows_of(&self, node: NodeId) -> impl Iterator<Item = &Route> {
+        let ids = self.routers.get(&node).into_iter().flat_map(|router| router.prefixes.values());
+        ids.filter_map(|id| self.rows.get(id))
+    }
+
+    /// Nodes that have a live row for this prefix, in the order of joining.
+    pub fn holders(&self, prefix: &Prefix) -> impl Iterator<Item = NodeId> {
+        self.holders.get(prefix).into_iter().flatten().copied()
+    }
+
+    /// Who carries this prefix.
+    pub fn seat(&self, prefix: &Prefix) -> Option<&Seat> {
+        self.seats.get(prefix)
+    }
+
+    /// Every prefix that somebody carries, with who does.
+    pub fn seats(&self) -> impl Iterator<Item = (&Prefix, &Seat)> {
+        self.seats.iter()
+    }
+
+    /// What is known of this node's liveness.
+    pub fn liveness(&self, node: NodeId) -> Option<Liveness> {
+        self.routers.get(&node).map(|router| router.health.liveness())
+    }
+
+    /// How good this node is as a router now.
+    pub fn rank(&self, node: NodeId) -> Option<Rank> {
+        self.routers.get(&node).map(|router| router.health.rank(router.facts.drained))
+    }
+
+    /// The word for this row (design.md 1).
+    pub fn state(&self, row: &Route) -> RouteState {
+        let router = self.routers.get(&row.node);
+        if let Some(reason) = row.prefix.invalid() {
+            RouteState::Invalid(reason)
+        } else if row.enabled && !row.advertised {
+            RouteState::PreApproved
+        } else if row.was_advertised && !row.advertised {
+            RouteState::Withdrawn
+        } else if !row.enabled && approval::refused_by_person(row) {
+            RouteState::Refused
+        } else if !row.enabled {
+            RouteState::Pending
+        } else if router.is_some_and(|router| router.facts.expired) {
+            RouteState::Expired
+        } else if !router.is_some_and(|router| router.health.is_up()) {
+            RouteState::Offline
+        } else if row.is_primary {
+            RouteState::Primary
+        } else if row.prefix.is_exit() {
+            RouteState::Serving
+        } else {
+            RouteState::Standby
+        }
+    }
+
+    fn put_row(&mut self, row: Route, now: Timestamp, out: &mut Vec<Effect>) {
+        let Route { id, node, prefix, .. } = row;
+        self.mark(prefix);
+        out.push(Effect::RoutesOf(node));
+        if row.deleted_at.is_some() {
+            self.rows.remove(&id);
+            self.timers.stop(&Timer::Withdrawn(id));
+            if let Some(router) = self.routers.get_mut(&node) {
+                router.prefixes.remove(&prefix);
+            }
+            if let Some(holders) = self.holders.get_mut(&prefix) {
+                holders.remove(&node);
+                if holders.is_empty() {
+                    self.holders.remove(&prefix);
+                }
+            }
+            return;
+        }
+        self.router(node, now).prefixes.insert(prefix, id);
+        if !prefix.is_exit() {
+            self.holders.entry(prefix).or_default().insert(node);
+        }
+        // A commit says nothing of who is primary, nor of what the node advertises by now: the table's own row does. Only a row
+        // that is new to it (a first commit, or one that was loaded) brings its own.
+        let (is_primary, advertised) = match self.rows.get(&id) {
+            Some(own) => (own.is_primary, own.advertised),
+            None => {
+                if row.is_primary && row.enabled && !prefix.is_exit() && !self.seats.contains_key(&prefix) {
+                    let seat = Seat { node, because: Because::Incumbent, since: row.updated_at, pending: None };
+                    self.seats.insert(prefix, seat);
+                }
+                (row.is_primary && self.seats.get(&prefix).is_some_and(|seat| seat.node == node), row.advertised)
+            }
+        };
+        let enabled = row.enabled;
+        self.rows.insert(id, Route { is_primary, advertised, ..row });
+        if enabled && !advertised {
+            self.timers.set(Timer::Withdrawn(id), now + self.settings.withdraw_grace);
+        } else {
+            self.timers.stop(&Timer::Withdrawn(id));
+        }
+    }
+
+    fn put_node(&mut self, node: NodeId, facts: NodeFacts, now: Timestamp, out: &mut Vec<Effect>) {
+        let router = self.router(node, now);
+        if router.facts == facts {
+            return;
+        }
+        router.facts = facts;
+        router.health.settle(facts.drained, now);
+        self.mark_node(node);
+        out.push(Effect::RoutesOf(node));
+    }
+
+    fn remove_node(&mut self, node: NodeId) {
+        self.mark_node(node);
+        self.routers.remove(&node);
+        self.timers.stop(&Timer::Liveness(node));
+        self.timers.stop(&Timer::Flapping(node));
+    }
+
+    fn advertised(&mut self, node: NodeId, prefixes: &BTreeSet<Prefix>, now: Timestamp, out: &mut Vec<Effect>) {
+        let ids: Vec<RouteId> =
+            self.routers.get(&node).map(|router| router.prefixes.values().copied().collect()).unwrap_or_default();
+        let mut changed = false;
+        for id in ids {
+            let Some(row) = self.rows.get_mut(&id) else { continue };
+            let advertised = prefixes.contains(&row.prefix);
+            if row.advertised == advertised {
+                continue;
+            }
+            row.advertised = advertised;
+            row.was_advertised |= advertised;
+            row.updated_at = now;
+            let (prefix, enabled) = (row.prefix, row.enabled);
+            if !advertised && enabled {
+                self.timers.set(Timer::Withdrawn(id), now + self.settings.withdraw_grace);
+            } else {
+                self.timers.stop(&Timer::Withdrawn(id));
+            }
+            self.mark(prefix);
+            out.push(Effect::RowChanged(id));
+            changed = true;
+        }
+        if changed {
+            out.push(Effect::RoutesOf(node));
+        }
+    }
+
+    pub(crate) fn router(&mut self, node: NodeId, now: Timestamp) -> &mut Router {
+        self.routers.entry(node).or_insert_with(|| Router {
+            facts: NodeFacts { reachable: true, ..NodeFacts::default() },
+            health: Health::unseen(now),
+            prefixes: BTreeMap::new(),
+        })
+    }
+
+    pub(crate) fn mark(&mut self, prefix: Prefix) {
+        if !prefix.is_exit() {
+            self.dirty.insert(prefix);
+        }
+    }
+
+    pub(crate) fn mark_node(&mut self, node: NodeId) {
+        if let Some(router) = self.routers.get(&node) {
+            self.dirty.extend(router.prefixes.keys().filter(|prefix| !prefix.is_exit()));
+        }
+    }
+
+    /// Whether what happens to this node now is held against it.
+    pub(crate) fn counts(&self, node: NodeId) -> Counts {
+        let excused = self
+            .routers
+            .get(&node)
+            .is_none_or(|router| router.facts.drained || matches!(router.health.liveness(), Liveness::Grace { .. }));
+        if excused { Counts::No } else { Counts::Yes }
+    }
+}
+
+#[cfg(test)]
+mod tests;

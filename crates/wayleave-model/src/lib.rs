@@ -15,6 +15,7 @@ mod prefix;
 mod route;
 mod tag;
 mod time;
+mod timers;
 mod user;
 pub mod via6;
 
@@ -26,4 +27,5 @@ pub use prefix::{InvalidReason, Prefix, PrefixError, PrefixKind, TAILNET_V4, TAI
 pub use route::{Approval, Approver, Route};
 pub use tag::{Tag, TagError};
 pub use time::{Timestamp, TimestampError};
+pub use timers::Timers;
 pub use user::{ApiKey, AuthKey, User};

@@ -226,6 +226,11 @@ impl RouteTable {
         out.push(Effect::PrimaryChanged(PrimaryChange { prefix, from, to, because }));
     }
 
+    /// Whether the key of this node has expired, as the table was told.
+    pub fn is_expired(&self, node: NodeId) -> bool {
+        self.routers.get(&node).is_some_and(|router| router.facts.expired)
+    }
+
     /// The cause for which a node is down; `None` while it is up or not known.
     pub fn down_cause(&self, node: NodeId) -> Option<Cause> {
         match self.liveness(node)? {

@@ -28,7 +28,6 @@ pub mod health;
 mod reason;
 mod state;
 mod table;
-mod timer;
 
 pub use election::{Candidate, Decision, Pending, Primary, Rank, elect};
 pub use health::{Liveness, Observation, PingWatch, Silence};

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use wayleave_model::{NodeId, Prefix, Route, RouteId, SessionId, Timestamp};
+use wayleave_model::{NodeId, Prefix, Route, RouteId, SessionId, Timers, Timestamp};
 
 use crate::approval;
 use crate::election::{Pending, Rank};
 use crate::health::{Counts, Health, Liveness};
 use crate::reason::{Because, Cause};
 use crate::state::RouteState;
-use crate::timer::Timers;
 
 /// Times and counts that the table decides by. All are configuration; the defaults are those of design.md 3 and 4.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,1 +1,36 @@
-//! One tailnet as a deterministic state machine: plan, apply, next deadline, snapshot.
+//! One tailnet as a deterministic state machine.
+//!
+//! Two kinds of things go in. A [`Command`] asks: [`Tailnet::plan`] answers with a [`Plan`] or a [`Refusal`] and changes nothing.
+//! Once the store has made the plan's writes durable it comes back as [`Event::Committed`]. All other [`Event`]s tell what happened
+//! (a session opened, a node reported) and are applied at once: they never wait for the store. [`Tailnet::apply`] cannot fail.
+//!
+//! What follows comes out as [`Effect`]s, and readers get an immutable [`Snapshot`]. The same inputs in the same order, each with
+//! its time, give the same state and the same effects: nothing here reads a clock, rolls dice or depends on hash order.
+//!
+//! A commit is applied by replacing rows: whatever a plan worked out is in its writes, so there is no second place that knows
+//! what a command does.
+
+mod addresses;
+mod apply;
+mod command;
+mod enrolment;
+mod history;
+mod liveness;
+mod plan;
+mod plan_keys;
+mod plan_nodes;
+mod plan_routes;
+mod registry;
+mod settings;
+mod snapshot;
+mod tailnet;
+
+pub use addresses::{AddressError, AddressPool};
+pub use command::{ApproveMode, Command, LoginToken, NewAuthKey, Outcome, Refusal, Registration};
+pub use history::{HistoryEntry, HistoryEvent};
+pub use liveness::Ending;
+pub use plan::{Committed, Plan, Write};
+pub use registry::{Registry, Sequences};
+pub use settings::Settings;
+pub use snapshot::{NodeView, Snapshot};
+pub use tailnet::{Effect, Event, Loaded, Report, Tailnet};

@@ -1,0 +1,185 @@
+//! The shapes of JSON columns. They are the database's own: what a node reports may grow without a migration, and a row that
+//! was written before a field was known reads as if the node had not said anything of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use wayleave_model::{Endpoint, EndpointKind, Hostinfo, NetInfo, Prefix, Service, Tag};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct HostinfoJson {
+    hostname: String,
+    os: String,
+    os_version: String,
+    client_version: String,
+    app: String,
+    routable_ips: BTreeSet<Prefix>,
+    request_tags: BTreeSet<Tag>,
+    services: Vec<ServiceJson>,
+    ssh_host_keys: Vec<String>,
+    shields_up: bool,
+    sharee_node: bool,
+    no_logs_no_support: bool,
+    userspace: Option<bool>,
+    app_connector: bool,
+    peer_relay: bool,
+    exit_node_id: String,
+    debug_flags: BTreeSet<String>,
+    net_info: Option<NetInfoJson>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ServiceJson {
+    proto: String,
+    port: u16,
+    #[serde(default)]
+    description: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct NetInfoJson {
+    preferred_derp: u32,
+    working_udp: Option<bool>,
+    derp_latency: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EndpointJson {
+    address: SocketAddr,
+    kind: u8,
+}
+
+impl HostinfoJson {
+    pub(crate) fn from_model(hostinfo: &Hostinfo) -> Self {
+        let Hostinfo {
+            hostname,
+            os,
+            os_version,
+            client_version,
+            app,
+            routable_ips,
+            request_tags,
+            services,
+            ssh_host_keys,
+            shields_up,
+            sharee_node,
+            no_logs_no_support,
+            userspace,
+            app_connector,
+            peer_relay,
+            exit_node_id,
+            debug_flags,
+            net_info,
+        } = hostinfo.clone();
+        let services = services
+            .into_iter()
+            .map(|Service { proto, port, description }| ServiceJson { proto, port, description })
+            .collect();
+        let net_info = net_info.map(|NetInfo { preferred_derp, working_udp, derp_latency }| NetInfoJson {
+            preferred_derp,
+            working_udp,
+            derp_latency,
+        });
+        Self {
+            hostname,
+            os,
+            os_version,
+            client_version,
+            app,
+            routable_ips,
+            request_tags,
+            services,
+            ssh_host_keys,
+            shields_up,
+            sharee_node,
+            no_logs_no_support,
+            userspace,
+            app_connector,
+            peer_relay,
+            exit_node_id,
+            debug_flags,
+            net_info,
+        }
+    }
+
+    pub(crate) fn into_model(self) -> Hostinfo {
+        let Self {
+            hostname,
+            os,
+            os_version,
+            client_version,
+            app,
+            routable_ips,
+            request_tags,
+            services,
+            ssh_host_keys,
+            shields_up,
+            sharee_node,
+            no_logs_no_support,
+            userspace,
+            app_connector,
+            peer_relay,
+            exit_node_id,
+            debug_flags,
+            net_info,
+        } = self;
+        let services = services
+            .into_iter()
+            .map(|ServiceJson { proto, port, description }| Service { proto, port, description })
+            .collect();
+        let net_info = net_info.map(|NetInfoJson { preferred_derp, working_udp, derp_latency }| NetInfo {
+            preferred_derp,
+            working_udp,
+            derp_latency,
+        });
+        Hostinfo {
+            hostname,
+            os,
+            os_version,
+            client_version,
+            app,
+            routable_ips,
+            request_tags,
+            services,
+            ssh_host_keys,
+            shields_up,
+            sharee_node,
+            no_logs_no_support,
+            userspace,
+            app_connector,
+            peer_relay,
+            exit_node_id,
+            debug_flags,
+            net_info,
+        }
+    }
+}
+
+impl EndpointJson {
+    pub(crate) const fn from_model(endpoint: Endpoint) -> Self {
+        let kind = match endpoint.kind {
+            EndpointKind::Unknown => 0,
+            EndpointKind::Local => 1,
+            EndpointKind::Stun => 2,
+            EndpointKind::Portmapped => 3,
+            EndpointKind::Stun4LocalPort => 4,
+            EndpointKind::Explicit => 5,
+        };
+        Self { address: endpoint.address, kind }
+    }
+
+    pub(crate) const fn into_model(self) -> Endpoint {
+        let kind = match self.kind {
+            1 => EndpointKind::Local,
+            2 => EndpointKind::Stun,
+            3 => EndpointKind::Portmapped,
+            4 => EndpointKind::Stun4LocalPort,
+            5 => EndpointKind::Explicit,
+            _ => EndpointKind::Unknown,
+        };
+        Endpoint { address: self.address, kind }
+    }
+}

@@ -1,0 +1,238 @@
+//! Rows to values and back; the only file that knows the columns.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use wayleave_model::{
+    Addresses, ApiKey, ApiKeyId, Approval, Approver, AuthKey, AuthKeyId, Node, NodeId, Owner, Prefix, RegisterMethod,
+    Route, RouteId, Timestamp, User, UserId,
+};
+
+use crate::error::StoreError;
+use crate::json::{EndpointJson, HostinfoJson};
+
+/// A stored line of history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryRow {
+    /// Grows with time.
+    pub id: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Of which prefix.
+    pub prefix: Option<Prefix>,
+    /// Of which node.
+    pub node: Option<NodeId>,
+    /// What: `advertised`, `withdrawn`, `approved`, `disabled`, `primary changed`, `deleted`.
+    pub event: String,
+    /// Who had the prefix, where it moved.
+    pub from: Option<NodeId>,
+    /// Who has it now, where it moved.
+    pub to: Option<NodeId>,
+    /// Who or what caused it.
+    pub cause: String,
+}
+
+/// One row of one table, read with errors that name both.
+struct Columns<'a> {
+    table: &'static str,
+    id: i64,
+    row: &'a SqliteRow,
+}
+
+impl<'a> Columns<'a> {
+    fn new(table: &'static str, row: &'a SqliteRow) -> Result<Self, StoreError> {
+        let mut columns = Self { table, id: 0, row };
+        columns.id = columns.int("id")?;
+        Ok(columns)
+    }
+
+    fn invalid(&self, column: &'static str, detail: impl Display) -> StoreError {
+        StoreError::Value { table: self.table, row: self.id, column, detail: detail.to_string() }
+    }
+
+    fn value<T>(&self, column: &'static str) -> Result<T, StoreError>
+    where
+        T: for<'d> sqlx::Decode<'d, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        self.row.try_get(column).map_err(|error| self.invalid(column, error))
+    }
+
+    fn int(&self, column: &'static str) -> Result<i64, StoreError> {
+        self.value(column)
+    }
+
+    fn number<T: TryFrom<i64>>(&self, column: &'static str) -> Result<T, StoreError> {
+        let number = self.int(column)?;
+        T::try_from(number).map_err(|_| self.invalid(column, format!("{number} is out of range")))
+    }
+
+    fn optional_number(&self, column: &'static str) -> Result<Option<u64>, StoreError> {
+        let number: Option<i64> = self.value(column)?;
+        number.map(|n| u64::try_from(n).map_err(|_| self.invalid(column, format!("{n} is out of range")))).transpose()
+    }
+
+    fn flag(&self, column: &'static str) -> Result<bool, StoreError> {
+        Ok(self.int(column)? != 0)
+    }
+
+    fn time(&self, column: &'static str) -> Result<Timestamp, StoreError> {
+        self.int(column).map(Timestamp::from_millis)
+    }
+
+    fn optional_time(&self, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
+        let time: Option<i64> = self.value(column)?;
+        Ok(time.map(Timestamp::from_millis))
+    }
+
+    fn text(&self, column: &'static str) -> Result<String, StoreError> {
+        self.value(column)
+    }
+
+    fn parsed<T: FromStr<Err: Display>>(&self, column: &'static str) -> Result<T, StoreError> {
+        self.text(column)?.parse().map_err(|error| self.invalid(column, error))
+    }
+
+    fn optional_parsed<T: FromStr<Err: Display>>(&self, column: &'static str) -> Result<Option<T>, StoreError> {
+        let text: Option<String> = self.value(column)?;
+        text.map(|text| text.parse().map_err(|error| self.invalid(column, error))).transpose()
+    }
+
+    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, StoreError> {
+        serde_json::from_str(&self.text(column)?).map_err(|error| self.invalid(column, error))
+    }
+
+    fn hash(&self, column: &'static str) -> Result<[u8; 32], StoreError> {
+        let bytes: Vec<u8> = self.value(column)?;
+        <[u8; 32]>::try_from(bytes)
+            .map_err(|bytes| self.invalid(column, format!("{} bytes instead of 32", bytes.len())))
+    }
+}
+
+pub(crate) fn user_from_row(row: &SqliteRow) -> Result<User, StoreError> {
+    let c = Columns::new("users", row)?;
+    Ok(User {
+        id: UserId::new(c.number("id")?),
+        name: c.text("name")?,
+        display_name: c.text("display_name")?,
+        email: c.value("email")?,
+        created_at: c.time("created_at")?,
+    })
+}
+
+pub(crate) fn node_from_row(row: &SqliteRow) -> Result<Node, StoreError> {
+    let c = Columns::new("nodes", row)?;
+    let user = c.optional_number("user_id")?.map(UserId::new);
+    let owner = match (c.text("owner")?.as_str(), user) {
+        ("user", Some(user)) => Owner::User(user),
+        ("tags", created_by) => Owner::Tags { tags: c.json("tags")?, created_by },
+        ("nobody", _) => Owner::Nobody,
+        (other, _) => return Err(c.invalid("owner", format!("`{other}`"))),
+    };
+    let method = c.text("register_method")?;
+    let register_method = match method.split_once(':') {
+        Some(("auth_key", id)) => {
+            let id = id.parse().map_err(|error| c.invalid("register_method", error))?;
+            RegisterMethod::AuthKey(AuthKeyId::new(id))
+        }
+        None if method == "interactive" => RegisterMethod::Interactive,
+        None if method == "oidc" => RegisterMethod::Oidc,
+        None if method == "import" => RegisterMethod::Import,
+        _ => return Err(c.invalid("register_method", format!("`{method}`"))),
+    };
+    let hostinfo: HostinfoJson = c.json("hostinfo")?;
+    let endpoints: Vec<EndpointJson> = c.json("endpoints")?;
+    Ok(Node {
+        id: NodeId::new(c.number("id")?),
+        machine_key: c.optional_parsed("machine_key")?,
+        node_key: c.parsed("node_key")?,
+        disco_key: c.optional_parsed("disco_key")?,
+        owner,
+        given_name: c.parsed("given_name")?,
+        renamed: c.flag("renamed")?,
+        addresses: Addresses { v4: c.optional_parsed("ipv4")?, v6: c.optional_parsed("ipv6")? },
+        register_method,
+        ephemeral: c.flag("ephemeral")?,
+        expires_at: c.optional_time("expires_at")?,
+        created_at: c.time("created_at")?,
+        last_seen: c.optional_time("last_seen")?,
+        drained: c.flag("drained")?,
+        capability: c.number("capability")?,
+        hostinfo: hostinfo.into_model(),
+        endpoints: endpoints.into_iter().map(EndpointJson::into_model).collect(),
+        home_derp: c.number("home_derp")?,
+    })
+}
+
+pub(crate) fn route_from_row(row: &SqliteRow) -> Result<Route, StoreError> {
+    let c = Columns::new("routes", row)?;
+    let approval = match (c.optional_parsed::<Approver>("approval_by")?, c.optional_time("approval_at")?) {
+        (Some(by), Some(at)) => {
+            Some(Approval { by, at, refused: c.flag("refused")?, in_advance: c.flag("in_advance")? })
+        }
+        (None, _) => None,
+        (Some(_), None) => return Err(c.invalid("approval_at", "missing")),
+    };
+    Ok(Route {
+        id: RouteId::new(c.number("id")?),
+        node: NodeId::new(c.number("node_id")?),
+        prefix: c.parsed("prefix")?,
+        advertised: c.flag("advertised")?,
+        enabled: c.flag("enabled")?,
+        is_primary: c.flag("is_primary")?,
+        created_at: c.time("created_at")?,
+        updated_at: c.time("updated_at")?,
+        deleted_at: c.optional_time("deleted_at")?,
+        approval,
+        priority: c.number("priority")?,
+        had_endpoint: c.flag("had_endpoint")?,
+        was_advertised: c.flag("was_advertised")?,
+    })
+}
+
+pub(crate) fn auth_key_from_row(row: &SqliteRow) -> Result<AuthKey, StoreError> {
+    let c = Columns::new("auth_keys", row)?;
+    Ok(AuthKey {
+        id: AuthKeyId::new(c.number("id")?),
+        user: c.optional_number("user_id")?.map(UserId::new),
+        hint: c.text("hint")?,
+        hash: c.hash("hash")?,
+        reusable: c.flag("reusable")?,
+        ephemeral: c.flag("ephemeral")?,
+        tags: c.json("tags")?,
+        description: c.text("description")?,
+        created_at: c.time("created_at")?,
+        expires_at: c.optional_time("expires_at")?,
+        used_at: c.optional_time("used_at")?,
+        revoked_at: c.optional_time("revoked_at")?,
+    })
+}
+
+pub(crate) fn api_key_from_row(row: &SqliteRow) -> Result<ApiKey, StoreError> {
+    let c = Columns::new("api_keys", row)?;
+    Ok(ApiKey {
+        id: ApiKeyId::new(c.number("id")?),
+        name: c.text("name")?,
+        hash: c.hash("hash")?,
+        description: c.text("description")?,
+        created_at: c.time("created_at")?,
+        expires_at: c.optional_time("expires_at")?,
+        last_used_at: c.optional_time("last_used_at")?,
+    })
+}
+
+pub(crate) fn history_from_row(row: &SqliteRow) -> Result<HistoryRow, StoreError> {
+    let c = Columns::new("history", row)?;
+    Ok(HistoryRow {
+        id: c.number("id")?,
+        at: c.time("at")?,
+        prefix: c.optional_parsed("prefix")?,
+        node: c.optional_number("node_id")?.map(NodeId::new),
+        event: c.text("event")?,
+        from: c.optional_number("from_node")?.map(NodeId::new),
+        to: c.optional_number("to_node")?.map(NodeId::new),
+        cause: c.text("cause")?,
+    })
+}

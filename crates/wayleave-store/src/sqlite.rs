@@ -1,0 +1,203 @@
+//! The SQLite database: opening, loading, reading.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row, SqlSafeStr};
+use wayleave_model::{NodeId, Prefix};
+use wayleave_tailnet::{Loaded, Sequences};
+
+use crate::error::{OpenError, StoreError};
+use crate::rows::{self, HistoryRow};
+
+mod write;
+
+pub use write::Soft;
+
+/// A database that is open. Cheap to clone; all clones share the connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// One connection: SQLite has one writer.
+    pub(crate) write: SqlitePool,
+    read: SqlitePool,
+}
+
+/// Which lines of history to read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HistoryFilter {
+    /// Only of this prefix.
+    pub prefix: Option<Prefix>,
+    /// Only of this node: as the one concerned, or on either side of a move.
+    pub node: Option<NodeId>,
+    /// At most so many, the newest.
+    pub limit: u32,
+}
+
+fn migrator() -> Migrator {
+    let first = include_str!("../migrations/0001_first.sql");
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "first".into(),
+        MigrationType::Simple,
+        first.into_sql_str(),
+        false,
+    )])
+}
+
+impl Store {
+    /// Opens the database in this file, made if it is not there, and brings its schema up to date.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read or written, is locked, damaged, or written by a newer program. Nothing was changed then.
+    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(3));
+        let open = |most| SqlitePoolOptions::new().max_connections(most).idle_timeout(None).max_lifetime(None);
+        let write = open(1).connect_with(options.clone()).await.map_err(|error| classify(path, error))?;
+        check(path, &write).await?;
+        let migrator = migrator();
+        let known = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
+        if let Some(found) = schema(path, &write).await?.filter(|found| *found > known) {
+            return Err(OpenError::Newer { path: path.to_owned(), found, known });
+        }
+        migrator.run(&write).await.map_err(|source| OpenError::Migrate { path: path.to_owned(), source })?;
+        let read = open(4).connect_with(options.read_only(true)).await.map_err(|error| classify(path, error))?;
+        Ok(Self { write, read })
+    }
+
+    /// Reads all that a tailnet is made of.
+    ///
+    /// # Errors
+    ///
+    /// The database can't be read, or holds a value that is none.
+    pub async fn load(&self) -> Result<Loaded, StoreError> {
+        Ok(Loaded {
+            users: self.all("SELECT * FROM users ORDER BY id", rows::user_from_row).await?,
+            nodes: self.all("SELECT * FROM nodes ORDER BY id", rows::node_from_row).await?,
+            routes: self.all("SELECT * FROM routes WHERE deleted_at IS NULL ORDER BY id", rows::route_from_row).await?,
+            auth_keys: self.all("SELECT * FROM auth_keys ORDER BY id", rows::auth_key_from_row).await?,
+            api_keys: self.all("SELECT * FROM api_keys ORDER BY id", rows::api_key_from_row).await?,
+            sequences: self.sequences().await?,
+        })
+    }
+
+    /// Reads lines of history, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// The database can't be read, or holds a value that is none.
+    pub async fn history(&self, filter: HistoryFilter) -> Result<Vec<HistoryRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM history
+             WHERE ($1 IS NULL OR prefix = $1)
+               AND ($2 IS NULL OR node_id = $2 OR from_node = $2 OR to_node = $2)
+             ORDER BY id DESC LIMIT $3",
+        )
+        .bind(filter.prefix.map(|prefix| prefix.to_string()))
+        .bind(filter.node.map(|node| write::signed(node.get())))
+        .bind(i64::from(filter.limit))
+        .fetch_all(&self.read)
+        .await
+        .map_err(|source| StoreError::Database { doing: "read the history", source })?;
+        rows.iter().map(rows::history_from_row).collect()
+    }
+
+    /// Ends all connections; what was handed in before is durable then.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+
+    async fn all<T>(
+        &self,
+        sql: &'static str,
+        from_row: fn(&sqlx::sqlite::SqliteRow) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let rows = sqlx::query(sql).fetch_all(&self.write).await;
+        let rows = rows.map_err(|source| StoreError::Database { doing: "load a table", source })?;
+        rows.iter().map(from_row).collect()
+    }
+
+    async fn sequences(&self) -> Result<Sequences, StoreError> {
+        let rows = sqlx::query("SELECT name, next FROM sequences").fetch_all(&self.write).await;
+        let rows = rows.map_err(|source| StoreError::Database { doing: "load the sequences", source })?;
+        let mut sequences = Sequences::default();
+        for row in rows {
+            let (name, next): (String, i64) = (row.get("name"), row.get("next"));
+            let invalid = || StoreError::Value {
+                table: "sequences",
+                row: next,
+                column: "next",
+                detail: format!("`{name}` = {next}"),
+            };
+            let number = u64::try_from(next).map_err(|_| invalid())?;
+            match name.as_str() {
+                "node" => sequences.node = NodeId::new(number),
+                "user" => sequences.user = wayleave_model::UserId::new(number),
+                "route" => sequences.route = wayleave_model::RouteId::new(number),
+                "auth_key" => sequences.auth_key = wayleave_model::AuthKeyId::new(number),
+                "api_key" => sequences.api_key = wayleave_model::ApiKeyId::new(number),
+                "address" => sequences.address = u32::try_from(number).map_err(|_| invalid())?,
+                _ => return Err(invalid()),
+            }
+        }
+        Ok(sequences)
+    }
+}
+
+/// Whether the file is whole, and ours to write.
+async fn check(path: &Path, pool: &SqlitePool) -> Result<(), OpenError> {
+    let verdict: Result<String, _> = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(pool).await;
+    let verdict = verdict.map_err(|error| classify(path, error))?;
+    if verdict != "ok" {
+        return Err(OpenError::Damaged { path: path.to_owned(), detail: verdict });
+    }
+    for sql in ["BEGIN IMMEDIATE", "ROLLBACK"] {
+        sqlx::query(sql).execute(pool).await.map_err(|error| classify(path, error))?;
+    }
+    Ok(())
+}
+
+/// The schema that the file has; `None` if it has none yet.
+async fn schema(path: &Path, pool: &SqlitePool) -> Result<Option<i64>, OpenError> {
+    let exists: Option<i64> =
+        sqlx::query_scalar("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'")
+            .fetch_optional(pool)
+            .await
+            .map_err(|error| classify(path, error))?;
+    if exists.is_none() {
+        return Ok(None);
+    }
+    sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(pool)
+        .await
+        .map_err(|error| classify(path, error))
+}
+
+/// What SQLite's primary result code means for the person who runs the server (sqlite.org/rescode.html).
+fn classify(path: &Path, error: sqlx::Error) -> OpenError {
+    let path: PathBuf = path.to_owned();
+    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<u32>().ok());
+    match code.map(|code| code & 0xff) {
+        Some(5 | 6) => OpenError::Locked(path),
+        Some(8) => OpenError::ReadOnly(path),
+        Some(11 | 26) => {
+            let detail = error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default();
+            OpenError::Damaged { path, detail }
+        }
+        Some(14) => OpenError::Access {
+            path,
+            hint: "is the folder there, and may the server's user write to it?",
+            source: error,
+        },
+        _ => OpenError::Access { path, hint: "see the cause", source: error },
+    }
+}

@@ -1,0 +1,384 @@
+//! Makes plans and soft facts durable.
+
+use std::collections::BTreeSet;
+
+use sqlx::{Sqlite, SqliteConnection, Transaction};
+use wayleave_model::{ApiKey, Approval, AuthKey, Node, Owner, RegisterMethod, Route, Timestamp, User};
+use wayleave_tailnet::{Committed, HistoryEntry, HistoryEvent, Plan, Sequences, Write};
+
+use super::Store;
+use crate::error::StoreError;
+use crate::json::{EndpointJson, HostinfoJson};
+
+/// A fact that is already in force and is written behind.
+#[derive(Clone, Debug)]
+pub enum Soft {
+    /// What a node reports of itself.
+    Node(Box<Node>),
+    /// Who is primary, and what is advertised.
+    Route(Route),
+    /// A line of history.
+    History(HistoryEntry),
+}
+
+/// SQLite's integers are signed; ids stay below 2^53.
+pub(super) const fn signed(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+fn time(time: Option<Timestamp>) -> Option<i64> {
+    time.map(Timestamp::as_millis)
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("strings, numbers and lists of them always serialize")
+}
+
+impl Store {
+    /// Makes the writes of a plan durable, all or none.
+    ///
+    /// # Errors
+    ///
+    /// The database refused; nothing was written.
+    pub async fn commit(&self, plan: Plan) -> Result<Committed, StoreError> {
+        if plan.writes().is_empty() {
+            return Ok(plan.into_committed());
+        }
+        let failed = |source| StoreError::Database { doing: "commit", source };
+        let mut transaction = self.begin().await.map_err(failed)?;
+        for write in plan.writes() {
+            apply(&mut transaction, write).await.map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)?;
+        Ok(plan.into_committed())
+    }
+
+    /// Writes facts that are in force already, all or none.
+    ///
+    /// # Errors
+    ///
+    /// The database refused; nothing was written.
+    pub async fn write_behind(&self, facts: Vec<Soft>) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Database { doing: "write behind", source };
+        let mut transaction = self.begin().await.map_err(failed)?;
+        for fact in facts {
+            match fact {
+                Soft::Node(node) => put_node(&mut transaction, &node).await,
+                Soft::Route(route) => put_route(&mut transaction, &route).await,
+                Soft::History(entry) => put_history(&mut transaction, &entry).await,
+            }
+            .map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)
+    }
+
+    /// Forgets history before `before`, and all but the newest `most` lines. Returns how many lines went.
+    ///
+    /// # Errors
+    ///
+    /// The database refused.
+    pub async fn prune_history(&self, before: Timestamp, most: u32) -> Result<u64, StoreError> {
+        let done = sqlx::query("DELETE FROM history WHERE at < $1 OR id <= (SELECT max(id) FROM history) - $2")
+            .bind(before.as_millis())
+            .bind(i64::from(most))
+            .execute(&self.write)
+            .await
+            .map_err(|source| StoreError::Database { doing: "prune the history", source })?;
+        Ok(done.rows_affected())
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+        self.write.begin_with("BEGIN IMMEDIATE").await
+    }
+}
+
+async fn apply(db: &mut SqliteConnection, write: &Write) -> Result<(), sqlx::Error> {
+    match write {
+        Write::User(user) => put_user(db, user).await,
+        Write::DeleteUser(id) => delete(db, "DELETE FROM users WHERE id = $1", id.get()).await,
+        Write::Node(node) => put_node(db, node).await,
+        Write::DeleteNode(id) => delete(db, "DELETE FROM nodes WHERE id = $1", id.get()).await,
+        Write::Route(route) => put_route(db, route).await,
+        Write::AuthKey(key) => put_auth_key(db, key).await,
+        Write::DeleteAuthKey(id) => delete(db, "DELETE FROM auth_keys WHERE id = $1", id.get()).await,
+        Write::ApiKey(key) => put_api_key(db, key).await,
+        Write::DeleteApiKey(id) => delete(db, "DELETE FROM api_keys WHERE id = $1", id.get()).await,
+        Write::Sequences(sequences) => put_sequences(db, *sequences).await,
+        Write::History(entry) => put_history(db, entry).await,
+    }
+}
+
+async fn delete(db: &mut SqliteConnection, sql: &'static str, id: u64) -> Result<(), sqlx::Error> {
+    sqlx::query(sql).bind(signed(id)).execute(db).await.map(drop)
+}
+
+async fn put_user(db: &mut SqliteConnection, user: &User) -> Result<(), sqlx::Error> {
+    let User { id, name, display_name, email, created_at } = user;
+    sqlx::query(
+        "INSERT INTO users (
+             id, name, display_name, email, created_at)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (id) DO UPDATE SET
+             name = excluded.name, display_name = excluded.display_name, email = excluded.email,
+             created_at = excluded.created_at",
+    )
+    .bind(signed(id.get()))
+    .bind(name)
+    .bind(display_name)
+    .bind(email)
+    .bind(created_at.as_millis())
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(), sqlx::Error> {
+    let Node {
+        id,
+        machine_key,
+        node_key,
+        disco_key,
+        owner,
+        given_name,
+        renamed,
+        addresses,
+        register_method,
+        ephemeral,
+        expires_at,
+        created_at,
+        last_seen,
+        drained,
+        capability,
+        hostinfo,
+        endpoints,
+        home_derp,
+    } = node;
+    let none = BTreeSet::new();
+    let (owner, user, tags) = match owner {
+        Owner::User(user) => ("user", Some(*user), &none),
+        Owner::Tags { tags, created_by } => ("tags", *created_by, tags),
+        Owner::Nobody => ("nobody", None, &none),
+    };
+    let method = match register_method {
+        RegisterMethod::AuthKey(id) => format!("auth_key:{id}"),
+        RegisterMethod::Interactive => "interactive".to_owned(),
+        RegisterMethod::Oidc => "oidc".to_owned(),
+        RegisterMethod::Import => "import".to_owned(),
+    };
+    let endpoints: Vec<EndpointJson> = endpoints.iter().copied().map(EndpointJson::from_model).collect();
+    sqlx::query(
+        "INSERT INTO nodes (
+             id, machine_key, node_key, disco_key, owner, user_id, tags, given_name, renamed, ipv4,
+             ipv6, register_method, ephemeral, expires_at, created_at, last_seen, drained,
+             capability, hostinfo, endpoints, home_derp)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+         ON CONFLICT (id) DO UPDATE SET
+             machine_key = excluded.machine_key, node_key = excluded.node_key, disco_key =
+             excluded.disco_key, owner = excluded.owner, user_id = excluded.user_id, tags =
+             excluded.tags, given_name = excluded.given_name, renamed = excluded.renamed, ipv4 =
+             excluded.ipv4, ipv6 = excluded.ipv6, register_method = excluded.register_method,
+             ephemeral = excluded.ephemeral, expires_at = excluded.expires_at, created_at =
+             excluded.created_at, last_seen = excluded.last_seen, drained = excluded.drained,
+             capability = excluded.capability, hostinfo = excluded.hostinfo, endpoints =
+             excluded.endpoints, home_derp = excluded.home_derp",
+    )
+    .bind(signed(id.get()))
+    .bind(machine_key.map(|key| key.to_string()))
+    .bind(node_key.to_string())
+    .bind(disco_key.map(|key| key.to_string()))
+    .bind(owner)
+    .bind(user.map(|user| signed(user.get())))
+    .bind(json(tags))
+    .bind(given_name.as_str())
+    .bind(*renamed)
+    .bind(addresses.v4.map(|address| address.to_string()))
+    .bind(addresses.v6.map(|address| address.to_string()))
+    .bind(method)
+    .bind(*ephemeral)
+    .bind(time(*expires_at))
+    .bind(created_at.as_millis())
+    .bind(time(*last_seen))
+    .bind(*drained)
+    .bind(i64::from(*capability))
+    .bind(json(&HostinfoJson::from_model(hostinfo)))
+    .bind(json(&endpoints))
+    .bind(i64::from(*home_derp))
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn put_route(db: &mut SqliteConnection, route: &Route) -> Result<(), sqlx::Error> {
+    let Route {
+        id,
+        node,
+        prefix,
+        advertised,
+        enabled,
+        is_primary,
+        created_at,
+        updated_at,
+        deleted_at,
+        approval,
+        priority,
+        had_endpoint,
+        was_advertised,
+    } = route;
+    let (by, at, refused, in_advance) = match approval {
+        Some(Approval { by, at, refused, in_advance }) => {
+            (Some(by.to_string()), Some(at.as_millis()), *refused, *in_advance)
+        }
+        None => (None, None, false, false),
+    };
+    sqlx::query(
+        "INSERT INTO routes (
+             id, node_id, prefix, advertised, enabled, is_primary, created_at, updated_at,
+             deleted_at, approval_by, approval_at, refused, in_advance, priority, had_endpoint,
+             was_advertised)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+         ON CONFLICT (id) DO UPDATE SET
+             node_id = excluded.node_id, prefix = excluded.prefix, advertised = excluded.advertised,
+             enabled = excluded.enabled, is_primary = excluded.is_primary, created_at =
+             excluded.created_at, updated_at = excluded.updated_at, deleted_at =
+             excluded.deleted_at, approval_by = excluded.approval_by, approval_at =
+             excluded.approval_at, refused = excluded.refused, in_advance = excluded.in_advance,
+             priority = excluded.priority, had_endpoint = excluded.had_endpoint, was_advertised =
+             excluded.was_advertised",
+    )
+    .bind(signed(id.get()))
+    .bind(signed(node.get()))
+    .bind(prefix.to_string())
+    .bind(*advertised)
+    .bind(*enabled)
+    .bind(*is_primary)
+    .bind(created_at.as_millis())
+    .bind(updated_at.as_millis())
+    .bind(time(*deleted_at))
+    .bind(by)
+    .bind(at)
+    .bind(refused)
+    .bind(in_advance)
+    .bind(i64::from(*priority))
+    .bind(*had_endpoint)
+    .bind(*was_advertised)
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn put_auth_key(db: &mut SqliteConnection, key: &AuthKey) -> Result<(), sqlx::Error> {
+    let AuthKey {
+        id,
+        user,
+        hint,
+        hash,
+        reusable,
+        ephemeral,
+        tags,
+        description,
+        created_at,
+        expires_at,
+        used_at,
+        revoked_at,
+    } = key;
+    sqlx::query(
+        "INSERT INTO auth_keys (
+             id, user_id, hint, hash, reusable, ephemeral, tags, description, created_at,
+             expires_at, used_at, revoked_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         ON CONFLICT (id) DO UPDATE SET
+             user_id = excluded.user_id, hint = excluded.hint, hash = excluded.hash, reusable =
+             excluded.reusable, ephemeral = excluded.ephemeral, tags = excluded.tags, description =
+             excluded.description, created_at = excluded.created_at, expires_at =
+             excluded.expires_at, used_at = excluded.used_at, revoked_at = excluded.revoked_at",
+    )
+    .bind(signed(id.get()))
+    .bind(user.map(|user| signed(user.get())))
+    .bind(hint)
+    .bind(hash.as_slice())
+    .bind(*reusable)
+    .bind(*ephemeral)
+    .bind(json(tags))
+    .bind(description)
+    .bind(created_at.as_millis())
+    .bind(time(*expires_at))
+    .bind(time(*used_at))
+    .bind(time(*revoked_at))
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn put_api_key(db: &mut SqliteConnection, key: &ApiKey) -> Result<(), sqlx::Error> {
+    let ApiKey { id, name, hash, description, created_at, expires_at, last_used_at } = key;
+    sqlx::query(
+        "INSERT INTO api_keys (
+             id, name, hash, description, created_at, expires_at, last_used_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (id) DO UPDATE SET
+             name = excluded.name, hash = excluded.hash, description = excluded.description,
+             created_at = excluded.created_at, expires_at = excluded.expires_at, last_used_at =
+             excluded.last_used_at",
+    )
+    .bind(signed(id.get()))
+    .bind(name)
+    .bind(hash.as_slice())
+    .bind(description)
+    .bind(created_at.as_millis())
+    .bind(time(*expires_at))
+    .bind(time(*last_used_at))
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+async fn put_sequences(db: &mut SqliteConnection, sequences: Sequences) -> Result<(), sqlx::Error> {
+    let Sequences { node, user, route, auth_key, api_key, address } = sequences;
+    let all = [
+        ("node", node.get()),
+        ("user", user.get()),
+        ("route", route.get()),
+        ("auth_key", auth_key.get()),
+        ("api_key", api_key.get()),
+        ("address", u64::from(address)),
+    ];
+    for (name, next) in all {
+        sqlx::query(
+            "INSERT INTO sequences (
+             name, next)
+         VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET
+             next = excluded.next",
+        )
+        .bind(name)
+        .bind(signed(next))
+        .execute(&mut *db)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn put_history(db: &mut SqliteConnection, entry: &HistoryEntry) -> Result<(), sqlx::Error> {
+    let HistoryEntry { at, prefix, node, event } = entry;
+    let (from, to) = match event {
+        HistoryEvent::PrimaryChanged { from, to, because: _ } => (*from, *to),
+        HistoryEvent::Advertised
+        | HistoryEvent::Withdrawn
+        | HistoryEvent::Approved(_)
+        | HistoryEvent::Disabled(_)
+        | HistoryEvent::Deleted => (None, None),
+    };
+    sqlx::query(
+        "INSERT INTO history (at, prefix, node_id, event, from_node, to_node, cause) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(at.as_millis())
+    .bind(prefix.map(|prefix| prefix.to_string()))
+    .bind(node.map(|node| signed(node.get())))
+    .bind(event.word())
+    .bind(from.map(|node| signed(node.get())))
+    .bind(to.map(|node| signed(node.get())))
+    .bind(event.cause())
+    .execute(db)
+    .await
+    .map(drop)
+}

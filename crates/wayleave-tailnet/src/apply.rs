@@ -1,0 +1,363 @@
+//! Applies what happened. This file dispatches; the rules are in the machines that it calls.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use wayleave_model::{Node, NodeId, Route, SessionId, Timestamp};
+use wayleave_routes::{Effect as RouteEffect, Input, NodeFacts, approval};
+
+use crate::command::Command;
+use crate::enrolment::wanted_name;
+use crate::history::{HistoryEntry, HistoryEvent};
+use crate::liveness::{Due as PresenceDue, Ended, Ending};
+use crate::plan::{Committed, LoginChange, Write};
+use crate::snapshot::NodeView;
+use crate::tailnet::{Due, Effect, Event, Loaded, Report, Tailnet};
+
+impl Tailnet {
+    /// Takes in what happened at `now` and says what follows. It cannot fail.
+    pub fn apply(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Committed(committed) => self.committed(*committed, now, &mut out),
+            Event::Started => self.route_input(Input::Started, now, &mut out),
+            Event::SessionOpened(node, session) => self.session_opened(node, session, now, &mut out),
+            Event::SessionEnded(node, session, ending) => self.session_ended(node, session, ending, now, &mut out),
+            Event::Silent(node, session, cause) => self.route_input(Input::Silent(node, session, cause), now, &mut out),
+            Event::Answered(node, session) => self.route_input(Input::Answered(node, session), now, &mut out),
+            Event::Reported(node, report) => self.reported(node, *report, now, &mut out),
+        }
+        out
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_deadline(&mut self, now: Timestamp) -> Vec<Effect> {
+        let mut out = Vec::new();
+        let effects = self.routes.handle_deadline(now);
+        self.route_effects(effects, now, &mut out);
+        while let Some(due) = self.liveness.pop_due(now) {
+            match due {
+                PresenceDue::Offline(node) => {
+                    if self.liveness.show_offline(node) {
+                        self.touched.insert(node);
+                    }
+                }
+                PresenceDue::Ephemeral(node) => out.push(Effect::Propose(Command::DeleteEphemeral { node })),
+            }
+        }
+        while let Some(due) = self.timers.pop_due(now) {
+            match due {
+                Due::KeyExpires(node) => self.facts_changed(node, now, &mut out),
+                Due::Logins => self.forget_old_logins(now),
+            }
+        }
+        out
+    }
+
+    pub(crate) fn load(&mut self, loaded: Loaded, now: Timestamp) {
+        let Loaded { users, nodes, routes, auth_keys, api_keys, sequences: _ } = loaded;
+        users.into_iter().for_each(|user| self.registry.put_user(user));
+        auth_keys.into_iter().for_each(|key| self.registry.put_auth_key(key));
+        api_keys.into_iter().for_each(|key| self.registry.put_api_key(key));
+        let mut out = Vec::new();
+        for node in nodes {
+            let (id, ephemeral) = (node.id, node.ephemeral);
+            if node.last_seen.is_none() {
+                self.liveness.was_online(id, now, &self.settings);
+            }
+            if ephemeral {
+                self.liveness.await_ephemeral(id, now + self.settings.ephemeral_timeout);
+            }
+            self.registry.put_node(node);
+            self.facts_changed(id, now, &mut out);
+        }
+        self.route_input(Input::Rows(routes), now, &mut out);
+    }
+
+    fn committed(&mut self, committed: Committed, now: Timestamp, out: &mut Vec<Effect>) {
+        let mut rows = Vec::new();
+        let mut gone = Vec::new();
+        for write in committed.0.writes() {
+            match write.clone() {
+                Write::User(user) => {
+                    self.registry.put_user(user);
+                    self.users_touched = true;
+                    self.policy_stale = true;
+                }
+                Write::DeleteUser(user) => {
+                    self.registry.remove_user(user);
+                    self.users_touched = true;
+                    self.policy_stale = true;
+                }
+                Write::Node(node) => self.put_node(*node, now, out),
+                Write::DeleteNode(node) => gone.push(node),
+                Write::Route(row) => rows.push(row),
+                Write::AuthKey(key) => self.registry.put_auth_key(key),
+                Write::DeleteAuthKey(key) => self.registry.remove_auth_key(key),
+                Write::ApiKey(key) => self.registry.put_api_key(key),
+                Write::DeleteApiKey(key) => self.registry.remove_api_key(key),
+                Write::Sequences(sequences) => self.sequences = sequences,
+                Write::History(_) => {}
+            }
+        }
+        self.policy_stale |= !rows.is_empty();
+        self.route_input(Input::Rows(rows), now, out);
+        for node in gone {
+            self.remove_node(node, now, out);
+        }
+        for change in committed.0.logins {
+            match change {
+                LoginChange::Wait(login) => {
+                    self.timers.set(Due::Logins, now + self.settings.login_timeout);
+                    self.logins.insert(login.token().clone(), *login);
+                }
+                LoginChange::Forget(token) => {
+                    self.logins.remove(&token);
+                    out.push(Effect::LoginSettled(token));
+                }
+            }
+        }
+    }
+
+    /// A commit says nothing of what a node reports by now: the registry's own row does.
+    fn put_node(&mut self, node: Node, now: Timestamp, out: &mut Vec<Effect>) {
+        let id = node.id;
+        let merged = match self.registry.node(id).cloned() {
+            None => node,
+            Some(own) => Node {
+                disco_key: if own.node_key == node.node_key { own.disco_key } else { node.disco_key },
+                hostinfo: own.hostinfo,
+                endpoints: own.endpoints,
+                home_derp: own.home_derp,
+                capability: own.capability,
+                last_seen: own.last_seen,
+                ..node
+            },
+        };
+        let advertises = merged.hostinfo.routable_ips.clone();
+        let is_new = self.registry.node(id).is_none();
+        let ephemeral = merged.ephemeral;
+        self.registry.put_node(merged);
+        self.policy_stale = true;
+        self.touched.insert(id);
+        self.facts_changed(id, now, out);
+        if ephemeral && !self.liveness.has_session(id) {
+            self.liveness.await_ephemeral(id, now + self.settings.ephemeral_timeout);
+        }
+        if is_new && !advertises.is_empty() {
+            out.push(Effect::Propose(Command::Advertise { node: id, prefixes: advertises }));
+        } else if !is_new {
+            // Other tags or another owner: auto-approvers are asked again (design.md 2).
+            self.ask_again(id, out);
+        }
+    }
+
+    /// Has auto-approvers asked again about what a node advertises.
+    fn ask_again(&self, node: NodeId, out: &mut Vec<Effect>) {
+        let prefixes: BTreeSet<_> =
+            self.routes.rows_of(node).filter(|row| approval::wants_auto_approval(row)).map(|row| row.prefix).collect();
+        if !prefixes.is_empty() && !self.policy.is_accept_all() {
+            out.push(Effect::Propose(Command::Advertise { node, prefixes }));
+        }
+    }
+
+    fn remove_node(&mut self, id: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
+        self.route_input(Input::NodeDeleted(id), now, out);
+        self.liveness.removed(id);
+        self.timers.stop(&Due::KeyExpires(id));
+        self.policy_stale = true;
+        self.touched.insert(id);
+        if let Some(node) = self.registry.remove_node(id) {
+            out.push(Effect::NodeGone(Box::new(node)));
+        }
+    }
+
+    fn session_opened(&mut self, node: NodeId, session: SessionId, now: Timestamp, out: &mut Vec<Effect>) {
+        if self.registry.node(node).is_none() || !self.liveness.opened(node, session) {
+            return;
+        }
+        self.touched.insert(node);
+        if let Some(row) = self.registry.node_mut(node)
+            && row.last_seen.take().is_some()
+        {
+            out.push(Effect::NodeRow(node));
+        }
+        self.route_input(Input::SessionOpened(node, session), now, out);
+    }
+
+    fn session_ended(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        ending: Ending,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
+        let Ended::Newest { common } = self.liveness.ended(node, session, ending, now, &self.settings) else { return };
+        self.touched.insert(node);
+        if let Some(row) = self.registry.node_mut(node) {
+            row.last_seen = Some(now);
+            out.push(Effect::NodeRow(node));
+            if row.ephemeral {
+                self.liveness.await_ephemeral(node, now + self.settings.ephemeral_timeout);
+            }
+        }
+        if let Ending::Lost(cause) = ending {
+            self.route_input(Input::SessionLost(node, session, cause), now, out);
+        }
+        if let Some(nodes) = common {
+            out.push(Effect::CommonLoss(nodes.clone()));
+            self.route_input(Input::CommonLoss(nodes), now, out);
+        }
+    }
+
+    fn reported(&mut self, id: NodeId, report: Report, now: Timestamp, out: &mut Vec<Effect>) {
+        let Some(row) = self.registry.node(id) else { return };
+        let Report { capability, disco_key, endpoints, hostinfo } = report;
+        let mut next = Node { capability, endpoints, disco_key: disco_key.or(row.disco_key), ..row.clone() };
+        let mut advertised = None;
+        if let Some(mut hostinfo) = hostinfo {
+            // A report before the first check of the network has none, and must not undo what an earlier one said (protocol.md 2.2).
+            if let Some(net) = &hostinfo.net_info {
+                if net.preferred_derp != 0 {
+                    next.home_derp = net.preferred_derp;
+                }
+            } else {
+                hostinfo.net_info = row.hostinfo.net_info.clone();
+            }
+            if !row.renamed && row.hostinfo.hostname != hostinfo.hostname {
+                next.given_name = self.registry.free_name(wanted_name(&hostinfo.hostname), Some(id));
+            }
+            advertised = Some(hostinfo.routable_ips.clone());
+            next.hostinfo = hostinfo;
+        }
+        if next != *row {
+            self.policy_stale |= next.given_name != row.given_name;
+            self.registry.put_node(next);
+            self.touched.insert(id);
+            out.push(Effect::NodeRow(id));
+            self.facts_changed(id, now, out);
+        }
+        let Some(prefixes) = advertised else { return };
+        self.route_input(Input::Advertised(id, prefixes.clone()), now, out);
+        let unknown = |prefix| self.routes.row_of(id, prefix).is_none_or(approval::wants_auto_approval);
+        if prefixes.iter().any(unknown) {
+            out.push(Effect::Propose(Command::Advertise { node: id, prefixes }));
+        }
+    }
+
+    /// Tells the route table what it needs to know of a node, and sets the deadline of its key.
+    fn facts_changed(&mut self, id: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
+        let Some(node) = self.registry.node(id) else { return };
+        let expired = node.expires_at.is_some_and(|at| at <= now);
+        match node.expires_at.filter(|at| *at > now) {
+            Some(at) => self.timers.set(Due::KeyExpires(id), at),
+            None => self.timers.stop(&Due::KeyExpires(id)),
+        }
+        // What is not known yet counts as known: a node that has not reported since it registered is not unreachable.
+        let reported = node.disco_key.is_some();
+        let reachable = !reported || node.home_derp != 0 || !node.endpoints.is_empty();
+        let facts = NodeFacts { expired, reachable, drained: node.drained };
+        if self.snapshot.node(id).is_none_or(|view| view.expired != expired) {
+            self.policy_stale = true;
+        }
+        self.touched.insert(id);
+        self.route_input(Input::Node(id, facts), now, out);
+    }
+
+    fn forget_old_logins(&mut self, now: Timestamp) {
+        let timeout = self.settings.login_timeout;
+        self.logins.retain(|_, login| now.since(login.since) < timeout);
+        if let Some(next) = self.logins.values().map(|login| login.since).min() {
+            self.timers.set(Due::Logins, next + timeout);
+        }
+    }
+
+    fn route_input(&mut self, input: Input, now: Timestamp, out: &mut Vec<Effect>) {
+        let effects = self.routes.handle(input, now);
+        self.route_effects(effects, now, out);
+    }
+
+    fn route_effects(&mut self, effects: Vec<RouteEffect>, now: Timestamp, out: &mut Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                RouteEffect::PrimaryChanged(change) => {
+                    let event =
+                        HistoryEvent::PrimaryChanged { from: change.from, to: change.to, because: change.because };
+                    let entry = HistoryEntry { at: now, prefix: Some(change.prefix), node: change.to, event };
+                    out.push(Effect::History(entry));
+                    out.push(Effect::PrimaryChanged(change));
+                }
+                RouteEffect::NodeDown(node, cause) => out.push(Effect::NodeDown(node, cause)),
+                RouteEffect::NodeUp(node) => out.push(Effect::NodeUp(node)),
+                RouteEffect::Flapping(node) => out.push(Effect::Flapping(node)),
+                RouteEffect::RowChanged(id) => {
+                    self.note_withdrawal(id, now, out);
+                    out.push(Effect::RouteRow(id));
+                }
+                RouteEffect::WithdrawalDue(route) => out.push(Effect::Propose(Command::DisableWithdrawn { route })),
+                RouteEffect::RoutesOf(node) => {
+                    self.touched.insert(node);
+                    self.policy_stale = true;
+                }
+            }
+        }
+    }
+
+    /// Rows change without a commit when a node stops or starts advertising, and when a primary moves; the first is history.
+    fn note_withdrawal(&self, id: wayleave_model::RouteId, now: Timestamp, out: &mut Vec<Effect>) {
+        let Some(Route { node, prefix, advertised, .. }) = self.routes.row(id).cloned() else { return };
+        let before = self.snapshot.node(node).map(|view| view.node.hostinfo.routable_ips.contains(&prefix));
+        let event = match (before, advertised) {
+            (Some(true), false) => HistoryEvent::Withdrawn,
+            (Some(false), true) => HistoryEvent::Advertised,
+            (Some(true), true) | (Some(false), false) | (None, _) => return,
+        };
+        out.push(Effect::History(HistoryEntry { at: now, prefix: Some(prefix), node: Some(node), event }));
+    }
+
+    /// Makes the views of touched nodes anew, and the policy's answers where something that they stand on has changed.
+    pub(crate) fn refresh(&mut self) {
+        if self.touched.is_empty() && !self.users_touched && !self.policy_stale {
+            return;
+        }
+        // Where everything is allowed no answer depends on who is there.
+        self.policy_stale = false;
+        if std::mem::take(&mut self.users_touched) {
+            self.snapshot.users = self.registry.users().map(|user| (user.id, Arc::new(user.clone()))).collect();
+        }
+        let touched = std::mem::take(&mut self.touched);
+        let mut changed = BTreeSet::new();
+        for id in touched {
+            let view = self.registry.node(id).map(|node| self.view(node));
+            let old = self.snapshot.node(id);
+            if old.map(|old| &**old) == view.as_ref() {
+                continue;
+            }
+            changed.insert(id);
+            match view {
+                Some(view) => self.snapshot.put(view),
+                None => self.snapshot.remove(id),
+            }
+        }
+        self.snapshot.step(changed);
+    }
+
+    fn view(&self, node: &Node) -> NodeView {
+        let facts_expired = self.routes.is_expired(node.id);
+        let approved = self.approved_of(node, facts_expired);
+        let rows = || self.routes.rows_of(node.id);
+        NodeView {
+            online: self.liveness.is_online(node.id),
+            expired: facts_expired,
+            session: self.liveness.session(node.id),
+            primary: rows()
+                .filter(|row| row.is_primary && approved.contains(&row.prefix))
+                .map(|row| row.prefix)
+                .collect(),
+            is_router: rows().any(|row| row.advertised),
+            approved,
+            node: node.clone(),
+        }
+    }
+}

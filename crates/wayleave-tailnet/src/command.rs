@@ -1,0 +1,307 @@
+//! What may be asked of a tailnet, what it answers, and why it may refuse.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use wayleave_model::{
+    ApiKeyId, Approver, AuthKeyId, GivenName, Hostinfo, InvalidReason, MachineKey, NodeId, NodeKey, Prefix, RouteId,
+    Tag, Timestamp, UserId,
+};
+
+use crate::addresses::AddressError;
+
+/// The unguessable part of the address at which a person approves a login. Given in, because the core rolls no dice.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LoginToken(pub String);
+
+/// A client asks to be let in, let in again, or let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The identity of the connection that it came over.
+    pub machine_key: MachineKey,
+    /// The key to register.
+    pub node_key: NodeKey,
+    /// The key before a rotation.
+    pub old_node_key: Option<NodeKey>,
+    /// SHA-256 of the pre-auth key that it brought.
+    pub auth_key: Option<[u8; 32]>,
+    /// The expiry that it asks for; one in the past is a log-out.
+    pub expiry: Option<Timestamp>,
+    /// The login that it waits for.
+    pub followup: Option<LoginToken>,
+    /// It wants to be deleted once it is gone.
+    pub ephemeral: bool,
+    /// Capability version of the client.
+    pub capability: u16,
+    /// What it says of itself.
+    pub hostinfo: Hostinfo,
+    /// The token to use if a person has to approve it.
+    pub fresh_token: LoginToken,
+}
+
+/// A pre-auth key to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewAuthKey {
+    /// Whose nodes it makes. May be left out if it has tags.
+    pub user: Option<UserId>,
+    /// The first characters of the key.
+    pub hint: String,
+    /// SHA-256 of the key.
+    pub hash: [u8; 32],
+    /// May register more than one node.
+    pub reusable: bool,
+    /// Its nodes are deleted once they are gone.
+    pub ephemeral: bool,
+    /// Tags of its nodes.
+    pub tags: BTreeSet<Tag>,
+    /// Words of the person who made it.
+    pub description: String,
+    /// How long it works. `None`: for ever.
+    pub lifetime: Option<Duration>,
+}
+
+/// Whether a list of prefixes adds to what is approved, or is all that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApproveMode {
+    /// Approves these; others stay as they are.
+    Add,
+    /// Approves these and disables all others of the node.
+    Replace,
+}
+
+/// Something that is asked for. It may be refused, and changes nothing until it was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Makes a user.
+    CreateUser {
+        /// The name, unique.
+        name: String,
+        /// What clients show; empty for the name.
+        display_name: String,
+        /// The e-mail address.
+        email: Option<String>,
+    },
+    /// Gives a user another name.
+    RenameUser {
+        /// Who.
+        user: UserId,
+        /// The new name.
+        name: String,
+    },
+    /// Deletes a user who has no nodes, and the user's keys.
+    DeleteUser {
+        /// Who.
+        user: UserId,
+    },
+    /// Makes a pre-auth key.
+    CreateAuthKey(NewAuthKey),
+    /// Ends a pre-auth key. Nodes that it made stay.
+    RevokeAuthKey {
+        /// Which.
+        key: AuthKeyId,
+    },
+    /// Makes an API key.
+    CreateApiKey {
+        /// Its public part.
+        name: String,
+        /// SHA-256 of the key.
+        hash: [u8; 32],
+        /// Words of the person who made it.
+        description: String,
+        /// How long it works.
+        lifetime: Option<Duration>,
+    },
+    /// Ends an API key.
+    DeleteApiKey {
+        /// Which.
+        key: ApiKeyId,
+    },
+    /// A client asks to be let in, let in again, or let go.
+    Register(Box<Registration>),
+    /// A person lets the client of a login in, for this user.
+    ApproveLogin {
+        /// Which login.
+        token: LoginToken,
+        /// Whose node it becomes.
+        user: UserId,
+    },
+    /// Gives a node another name, which it keeps.
+    RenameNode {
+        /// Which.
+        node: NodeId,
+        /// The name.
+        name: GivenName,
+    },
+    /// Makes a node a tagged one, with exactly these tags.
+    TagNode {
+        /// Which.
+        node: NodeId,
+        /// At least one.
+        tags: BTreeSet<Tag>,
+    },
+    /// Ends the life of a node's key at this time; `None`: it never ends.
+    ExpireNode {
+        /// Which.
+        node: NodeId,
+        /// When.
+        at: Option<Timestamp>,
+    },
+    /// Deletes a node and all that is its.
+    DeleteNode {
+        /// Which.
+        node: NodeId,
+    },
+    /// Deletes a node because it was ephemeral and is gone; refused if it has come back.
+    DeleteEphemeral {
+        /// Which.
+        node: NodeId,
+    },
+    /// Approves routes of a node.
+    ApproveRoutes {
+        /// Whose.
+        node: NodeId,
+        /// Which.
+        prefixes: BTreeSet<Prefix>,
+        /// Whether others stay.
+        mode: ApproveMode,
+        /// Who says so.
+        by: Approver,
+    },
+    /// Disables routes of a node.
+    DisableRoutes {
+        /// Whose.
+        node: NodeId,
+        /// Which.
+        prefixes: BTreeSet<Prefix>,
+        /// Who says so.
+        by: Approver,
+    },
+    /// Makes rows for what a node advertises and has none for, and asks the auto-approvers.
+    Advertise {
+        /// Who.
+        node: NodeId,
+        /// What it advertises in all.
+        prefixes: BTreeSet<Prefix>,
+    },
+    /// Disables a route whose grace after a withdrawal is over; nothing if it is advertised again.
+    DisableWithdrawn {
+        /// Which.
+        route: RouteId,
+    },
+}
+
+/// What a command came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; there is nothing to tell.
+    Done,
+    /// A user was made.
+    User(UserId),
+    /// A pre-auth key was made.
+    AuthKey(AuthKeyId),
+    /// An API key was made.
+    ApiKey(ApiKeyId),
+    /// The client is in, as this node.
+    Registered(NodeId),
+    /// A person has to approve the login with this token.
+    LoginNeeded(LoginToken),
+    /// The login with this token still waits for a person.
+    LoginWaits(LoginToken),
+    /// The client has to make itself a new key first.
+    KeyExpired,
+    /// The client is out.
+    LoggedOut,
+    /// These routes changed.
+    Routes(Vec<RouteId>),
+}
+
+/// Why a command is refused. Each text says what is wrong, and what to do where that is not plain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such node.
+    #[error("there is no node {0}")]
+    NoNode(NodeId),
+    /// There is no such user.
+    #[error("there is no user {0}")]
+    NoUser(UserId),
+    /// There is no such key.
+    #[error("there is no key {0}")]
+    NoKey(u64),
+    /// There is no such login.
+    #[error(
+        "there is no login with this key: it was answered already, is more than an hour old, or the server was started since; run `tailscale up` on the client again"
+    )]
+    NoLogin,
+    /// A user of that name exists.
+    #[error("there is a user `{0}` already")]
+    UserExists(String),
+    /// A user's name is empty, or has white space or control characters.
+    #[error("`{0}` is no name for a user: a name has 1 to 255 characters, none of them white space")]
+    UserName(String),
+    /// The user still has nodes.
+    #[error("user `{0}` still has nodes: delete them first")]
+    UserHasNodes(String),
+    /// Another node has that name.
+    #[error("node {holder} has the name `{name}` already")]
+    NameTaken {
+        /// The name.
+        name: GivenName,
+        /// Who has it.
+        holder: NodeId,
+    },
+    /// A pre-auth key needs a user or tags.
+    #[error("a key needs a user or tags: whose would its nodes be?")]
+    KeyWithoutOwner,
+    /// No pre-auth key is this one.
+    #[error("invalid auth key: there is no such key; make one with `wayleave keys create --user NAME`")]
+    AuthKeyUnknown,
+    /// The pre-auth key has expired.
+    #[error("auth key expired on {0}; make another with `wayleave keys create --user NAME`")]
+    AuthKeyExpired(Timestamp),
+    /// The pre-auth key was revoked.
+    #[error("auth key was revoked on {0}; make another with `wayleave keys create --user NAME`")]
+    AuthKeyRevoked(Timestamp),
+    /// The pre-auth key works once, and was used.
+    #[error("auth key was used already, and is not reusable; make another with `wayleave keys create --user NAME`")]
+    AuthKeyUsed,
+    /// The node key belongs to another machine.
+    #[error(
+        "this node key belongs to another machine: log out on one of the two (`tailscale logout`) and log in again"
+    )]
+    OtherMachine,
+    /// The client asks for tags that nobody gave it.
+    #[error(
+        "requested tags are not permitted: {0}; make an auth key with `--tags`, or name their owners in the policy"
+    )]
+    TagsNotPermitted(String),
+    /// A node needs at least one tag.
+    #[error("a tagged node needs at least one tag; a node can't go back from tags to a user but by logging in again")]
+    NoTags,
+    /// Too many logins wait.
+    #[error("too many logins wait for a person; try again later")]
+    TooManyLogins,
+    /// No address is free.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The prefix can't be a route.
+    #[error("{prefix} can't be enabled: it {reason}")]
+    InvalidPrefix {
+        /// Which.
+        prefix: Prefix,
+        /// Why.
+        reason: InvalidReason,
+    },
+    /// The node has no such route.
+    #[error("node {node} has no route {prefix}; it has: {has}")]
+    NoRoute {
+        /// Whose.
+        node: NodeId,
+        /// Which.
+        prefix: Prefix,
+        /// What it has.
+        has: String,
+    },
+    /// The node came back.
+    #[error("node {0} is back")]
+    NodeIsBack(NodeId),
+}

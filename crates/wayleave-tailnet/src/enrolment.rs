@@ -1,0 +1,215 @@
+//! How clients get in, stay in, and get out.
+//!
+//! A request is looked at in this order (protocol.md 2.1):
+//!
+//! 1. An expiry in the past is a log-out, whatever else the request holds: the node's key expires; an ephemeral node is deleted.
+//! 2. A node key that is known belongs to one machine; another one is refused. If its node's key has not expired the client is in,
+//!    also with a pre-auth key that was used or has expired: clients send theirs again at every start. If it has, the client has to
+//!    make itself a new key.
+//! 3. A pre-auth key lets it in. If the machine has a node of the same user, or of the same tags, it is that node under a new
+//!    key, with its name, addresses and approvals; else it is a new node.
+//! 4. Otherwise a person has to approve. The request is remembered under a token; the client asks again with it and is held
+//!    until a person has spoken.
+
+use std::collections::BTreeSet;
+
+use wayleave_model::{AuthKey, GivenName, Node, NodeId, Owner, RegisterMethod, Tag, Timestamp, UserId, sanitize_label};
+
+use crate::command::{LoginToken, Outcome, Refusal, Registration};
+use crate::plan::{Draft, LoginChange, Plan, Write};
+use crate::tailnet::Tailnet;
+
+/// A login that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// What the client asked.
+    pub registration: Registration,
+    /// When it asked first.
+    pub since: Timestamp,
+}
+
+impl Login {
+    pub(crate) const fn token(&self) -> &LoginToken {
+        &self.registration.fresh_token
+    }
+}
+
+impl Tailnet {
+    pub(crate) fn plan_register(&self, mut draft: Draft, ask: Registration) -> Result<Plan, Refusal> {
+        let known = self.registry.node_by_key(&ask.node_key);
+        if known.is_some_and(|node| node.machine_key.is_some_and(|machine| machine != ask.machine_key)) {
+            return Err(Refusal::OtherMachine);
+        }
+        if ask.expiry.is_some_and(|expiry| expiry <= draft.now) {
+            return Ok(self.plan_logout(draft, known));
+        }
+        if let Some(node) = known {
+            if node.expires_at.is_some_and(|at| at <= draft.now) {
+                return Ok(draft.done(Outcome::KeyExpired));
+            }
+            if node.machine_key.is_none() {
+                draft.node(Node { machine_key: Some(ask.machine_key), ..node.clone() });
+            }
+            return Ok(draft.done(Outcome::Registered(node.id)));
+        }
+        if let Some(hash) = &ask.auth_key {
+            return self.plan_register_with_key(draft, &ask, hash);
+        }
+        let waiting = ask.followup.as_ref().and_then(|token| self.logins.get(token));
+        if let Some(login) = waiting.filter(|login| login.registration.node_key == ask.node_key) {
+            return Ok(draft.done(Outcome::LoginWaits(login.token().clone())));
+        }
+        if self.logins.len() >= self.settings.max_logins {
+            return Err(Refusal::TooManyLogins);
+        }
+        let token = ask.fresh_token.clone();
+        let login = Login { registration: ask, since: draft.now };
+        draft.login(LoginChange::Wait(Box::new(login)));
+        Ok(draft.done(Outcome::LoginNeeded(token)))
+    }
+
+    fn plan_logout(&self, mut draft: Draft, known: Option<&Node>) -> Plan {
+        if let Some(node) = known {
+            if node.ephemeral {
+                self.draft_deletion(&mut draft, node.id);
+            } else {
+                let expires_at = Some(node.expires_at.map_or(draft.now, |at| at.min(draft.now)));
+                draft.node(Node { expires_at, ..node.clone() });
+            }
+        }
+        draft.done(Outcome::LoggedOut)
+    }
+
+    fn plan_register_with_key(&self, mut draft: Draft, ask: &Registration, hash: &[u8; 32]) -> Result<Plan, Refusal> {
+        let key = self.registry.auth_keys().find(|key| key.hash == *hash).ok_or(Refusal::AuthKeyUnknown)?;
+        check_key(key, draft.now)?;
+        let requested = &ask.hostinfo.request_tags;
+        if !requested.is_subset(&key.tags) && !requested.is_empty() {
+            self.check_requested_tags(requested, key.user)?;
+        }
+        let tags: BTreeSet<Tag> = key.tags.union(requested).cloned().collect();
+        let owner = match key.user {
+            _ if !tags.is_empty() => Owner::Tags { tags, created_by: key.user },
+            Some(user) => Owner::User(user),
+            None => return Err(Refusal::KeyWithoutOwner),
+        };
+        let id = self.draft_admission(&mut draft, ask, owner, RegisterMethod::AuthKey(key.id), key.ephemeral)?;
+        draft.write(Write::AuthKey(AuthKey { used_at: Some(draft.now), ..key.clone() }));
+        Ok(draft.done(Outcome::Registered(id)))
+    }
+
+    pub(crate) fn plan_approve_login(
+        &self,
+        mut draft: Draft,
+        token: &LoginToken,
+        user: UserId,
+    ) -> Result<Plan, Refusal> {
+        self.registry.user(user).ok_or(Refusal::NoUser(user))?;
+        let login = self.logins.get(token).ok_or(Refusal::NoLogin)?;
+        let ask = &login.registration;
+        let requested = ask.hostinfo.request_tags.clone();
+        let owner = if requested.is_empty() {
+            Owner::User(user)
+        } else {
+            self.check_requested_tags(&requested, Some(user))?;
+            Owner::Tags { tags: requested, created_by: Some(user) }
+        };
+        let id = self.draft_admission(&mut draft, ask, owner, RegisterMethod::Interactive, false)?;
+        draft.login(LoginChange::Forget(token.clone()));
+        Ok(draft.done(Outcome::Registered(id)))
+    }
+
+    /// The machine's node of the same owner under a new key, or a new node.
+    fn draft_admission(
+        &self,
+        draft: &mut Draft,
+        ask: &Registration,
+        owner: Owner,
+        method: RegisterMethod,
+        ephemeral: bool,
+    ) -> Result<NodeId, Refusal> {
+        let ephemeral = ephemeral || ask.ephemeral;
+        let expires_at = match owner {
+            Owner::User(_) => self.settings.key_expiry.map(|life| draft.now + life),
+            Owner::Tags { .. } | Owner::Nobody => None,
+        };
+        let same = self.registry.nodes_of_machine(&ask.machine_key).find(|node| same_owner(&node.owner, &owner));
+        let id = match same {
+            Some(node) => {
+                draft.node(Node {
+                    node_key: ask.node_key,
+                    owner,
+                    ephemeral,
+                    expires_at,
+                    register_method: method,
+                    capability: ask.capability,
+                    ..node.clone()
+                });
+                node.id
+            }
+            None => {
+                let id = draft.next_node();
+                let taken = self.registry.taken_addresses();
+                let (addresses, cursor) = self.settings.addresses.allocate(*draft.address_cursor(), taken)?;
+                *draft.address_cursor() = cursor;
+                draft.node(Node {
+                    id,
+                    machine_key: Some(ask.machine_key),
+                    node_key: ask.node_key,
+                    disco_key: None,
+                    owner,
+                    given_name: self.registry.free_name(wanted_name(&ask.hostinfo.hostname), None),
+                    renamed: false,
+                    addresses,
+                    register_method: method,
+                    ephemeral,
+                    expires_at,
+                    created_at: draft.now,
+                    last_seen: Some(draft.now),
+                    drained: false,
+                    capability: ask.capability,
+                    hostinfo: ask.hostinfo.clone(),
+                    endpoints: Vec::new(),
+                    home_derp: ask.hostinfo.net_info.as_ref().map_or(0, |net| net.preferred_derp),
+                });
+                id
+            }
+        };
+        Ok(id)
+    }
+
+    /// Whether this user may put these tags on a node.
+    fn check_requested_tags(&self, requested: &BTreeSet<Tag>, user: Option<UserId>) -> Result<(), Refusal> {
+        let refused: Vec<String> = requested
+            .iter()
+            .filter(|tag| !user.is_some_and(|user| self.policy.may_tag(user, tag)))
+            .map(Tag::to_string)
+            .collect();
+        if refused.is_empty() { Ok(()) } else { Err(Refusal::TagsNotPermitted(refused.join(", "))) }
+    }
+}
+
+/// The name that a host's own name suggests.
+pub(crate) fn wanted_name(hostname: &str) -> GivenName {
+    sanitize_label(hostname).or_else(|| sanitize_label("node")).expect("`node` is a label")
+}
+
+fn same_owner(old: &Owner, new: &Owner) -> bool {
+    match (old, new) {
+        (Owner::User(old), Owner::User(new)) => old == new,
+        (Owner::Tags { tags: old, .. }, Owner::Tags { tags: new, .. }) => old == new,
+        (Owner::Tags { .. } | Owner::User(_) | Owner::Nobody, _) => false,
+    }
+}
+
+fn check_key(key: &AuthKey, now: Timestamp) -> Result<(), Refusal> {
+    if let Some(at) = key.revoked_at {
+        Err(Refusal::AuthKeyRevoked(at))
+    } else if let Some(at) = key.expires_at.filter(|at| *at <= now) {
+        Err(Refusal::AuthKeyExpired(at))
+    } else if !key.reusable && key.used_at.is_some() {
+        Err(Refusal::AuthKeyUsed)
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! Plans: what a command would write. This file dispatches and holds no rules.
+
+use wayleave_model::{ApiKey, ApiKeyId, AuthKey, AuthKeyId, Node, NodeId, Route, RouteId, Timestamp, User, UserId};
+
+use crate::command::{Command, LoginToken, Outcome, Refusal};
+use crate::history::{HistoryEntry, HistoryEvent};
+use crate::registry::Sequences;
+use crate::tailnet::Tailnet;
+
+/// One row to be made durable. All writes of a plan go in one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Makes or replaces a user.
+    User(User),
+    /// Deletes a user.
+    DeleteUser(UserId),
+    /// Makes or replaces a node.
+    Node(Box<Node>),
+    /// Deletes a node. Its routes are marked deleted by writes of their own.
+    DeleteNode(NodeId),
+    /// Makes or replaces a route record; one with `deleted_at` is kept, and out of the table.
+    Route(Route),
+    /// Makes or replaces a pre-auth key.
+    AuthKey(AuthKey),
+    /// Deletes a pre-auth key.
+    DeleteAuthKey(AuthKeyId),
+    /// Makes or replaces an API key.
+    ApiKey(ApiKey),
+    /// Deletes an API key.
+    DeleteApiKey(ApiKeyId),
+    /// The numbers that come next.
+    Sequences(Sequences),
+    /// A line of history.
+    History(HistoryEntry),
+}
+
+/// What a command comes to, once it is committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    writes: Vec<Write>,
+    outcome: Outcome,
+    /// Logins that are remembered or forgotten with it. They do not survive a restart, so they are no writes.
+    pub(crate) logins: Vec<LoginChange>,
+}
+
+/// What becomes of a login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LoginChange {
+    Wait(Box<crate::enrolment::Login>),
+    Forget(LoginToken),
+}
+
+/// A plan whose writes are durable. Only this can be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed(pub(crate) Plan);
+
+impl Plan {
+    /// What has to be made durable, in one transaction. Empty: nothing has.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    /// What to tell whoever asked, once it is committed.
+    pub const fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// Says that the writes are durable. Only the store may, after its transaction; or anybody, if there are no writes.
+    pub const fn into_committed(self) -> Committed {
+        Committed(self)
+    }
+}
+
+impl Committed {
+    /// What to tell whoever asked.
+    pub const fn outcome(&self) -> &Outcome {
+        &self.0.outcome
+    }
+}
+
+/// A plan in the making: the writes so far, and the numbers that they took.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    writes: Vec<Write>,
+    sequences: Sequences,
+    before: Sequences,
+    logins: Vec<LoginChange>,
+    pub(crate) now: Timestamp,
+}
+
+impl Draft {
+    pub(crate) const fn new(sequences: Sequences, now: Timestamp) -> Self {
+        Self { writes: Vec::new(), sequences, before: sequences, logins: Vec::new(), now }
+    }
+
+    pub(crate) fn write(&mut self, write: Write) {
+        self.writes.push(write);
+    }
+
+    pub(crate) fn node(&mut self, node: Node) {
+        self.writes.push(Write::Node(Box::new(node)));
+    }
+
+    pub(crate) fn route(&mut self, row: Route, event: Option<HistoryEvent>) {
+        if let Some(event) = event {
+            self.history(Some(row.prefix), Some(row.node), event);
+        }
+        self.writes.push(Write::Route(row));
+    }
+
+    pub(crate) fn history(
+        &mut self,
+        prefix: Option<wayleave_model::Prefix>,
+        node: Option<NodeId>,
+        event: HistoryEvent,
+    ) {
+        self.writes.push(Write::History(HistoryEntry { at: self.now, prefix, node, event }));
+    }
+
+    pub(crate) fn login(&mut self, change: LoginChange) {
+        self.logins.push(change);
+    }
+
+    pub(crate) fn next_node(&mut self) -> NodeId {
+        let id = self.sequences.node;
+        self.sequences.node = id.next();
+        id
+    }
+
+    pub(crate) fn next_user(&mut self) -> UserId {
+        let id = self.sequences.user;
+        self.sequences.user = id.next();
+        id
+    }
+
+    pub(crate) fn next_route(&mut self) -> RouteId {
+        let id = self.sequences.route;
+        self.sequences.route = id.next();
+        id
+    }
+
+    pub(crate) fn next_auth_key(&mut self) -> AuthKeyId {
+        let id = self.sequences.auth_key;
+        self.sequences.auth_key = id.next();
+        id
+    }
+
+    pub(crate) fn next_api_key(&mut self) -> ApiKeyId {
+        let id = self.sequences.api_key;
+        self.sequences.api_key = id.next();
+        id
+    }
+
+    pub(crate) const fn address_cursor(&mut self) -> &mut u32 {
+        &mut self.sequences.address
+    }
+
+    pub(crate) fn done(mut self, outcome: Outcome) -> Plan {
+        if self.sequences != self.before {
+            self.writes.push(Write::Sequences(self.sequences));
+        }
+        Plan { writes: self.writes, outcome, logins: self.logins }
+    }
+}
+
+impl Tailnet {
+    /// Works out what a command would write. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The command can't be done, with the reason, in words for whoever asked.
+    pub fn plan(&self, command: Command, now: Timestamp) -> Result<Plan, Refusal> {
+        let draft = Draft::new(self.sequences, now);
+        match command {
+            Command::CreateUser { name, display_name, email } => {
+                self.plan_create_user(draft, name, display_name, email)
+            }
+            Command::RenameUser { user, name } => self.plan_rename_user(draft, user, name),
+            Command::DeleteUser { user } => self.plan_delete_user(draft, user),
+            Command::CreateAuthKey(key) => self.plan_create_auth_key(draft, key),
+            Command::RevokeAuthKey { key } => self.plan_revoke_auth_key(draft, key),
+            Command::CreateApiKey { name, hash, description, lifetime } => {
+                Ok(Self::plan_create_api_key(draft, name, hash, description, lifetime))
+            }
+            Command::DeleteApiKey { key } => self.plan_delete_api_key(draft, key),
+            Command::Register(registration) => self.plan_register(draft, *registration),
+            Command::ApproveLogin { token, user } => self.plan_approve_login(draft, &token, user),
+            Command::RenameNode { node, name } => self.plan_rename_node(draft, node, name),
+            Command::TagNode { node, tags } => self.plan_tag_node(draft, node, tags),
+            Command::ExpireNode { node, at } => self.plan_expire_node(draft, node, at),
+            Command::DeleteNode { node } => self.plan_delete_node(draft, node),
+            Command::DeleteEphemeral { node } => self.plan_delete_ephemeral(draft, node),
+            Command::ApproveRoutes { node, prefixes, mode, by } => {
+                self.plan_approve_routes(draft, node, &prefixes, mode, &by)
+            }
+            Command::DisableRoutes { node, prefixes, by } => self.plan_disable_routes(draft, node, &prefixes, &by),
+            Command::Advertise { node, prefixes } => self.plan_advertise(draft, node, &prefixes),
+            Command::DisableWithdrawn { route } => Ok(self.plan_disable_withdrawn(draft, route)),
+        }
+    }
+}

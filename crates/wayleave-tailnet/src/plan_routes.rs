@@ -1,0 +1,144 @@
+//! What people, nodes and auto-approvers do to routes. The rules are in `wayleave_routes::approval`; this file asks them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wayleave_model::{Approver, NodeId, Prefix, Route, RouteId};
+use wayleave_routes::approval;
+
+use crate::command::{ApproveMode, Outcome, Refusal};
+use crate::history::HistoryEvent;
+use crate::plan::{Draft, Plan};
+use crate::tailnet::Tailnet;
+
+/// One decision covers both halves of an exit (design.md 1).
+fn with_both_halves(prefixes: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
+    let mut all = prefixes.clone();
+    if prefixes.iter().any(Prefix::is_exit) {
+        all.extend([Prefix::EXIT_V4, Prefix::EXIT_V6]);
+    }
+    all
+}
+
+impl Tailnet {
+    pub(crate) fn plan_approve_routes(
+        &self,
+        mut draft: Draft,
+        node: NodeId,
+        prefixes: &BTreeSet<Prefix>,
+        mode: ApproveMode,
+        by: &Approver,
+    ) -> Result<Plan, Refusal> {
+        self.existing(node)?;
+        let wanted = with_both_halves(prefixes);
+        let mut changed = Vec::new();
+        let now = draft.now;
+        for prefix in &wanted {
+            let known = self.routes.row_of(node, prefix).cloned();
+            let row = known.unwrap_or_else(|| approval::planned(draft.next_route(), node, *prefix, now));
+            let next = approval::approve(&row, by.clone(), now)
+                .map_err(|reason| Refusal::InvalidPrefix { prefix: *prefix, reason })?;
+            changed.push(next.id);
+            if !row.enabled {
+                draft.route(next, Some(HistoryEvent::Approved(by.clone())));
+            }
+        }
+        if mode == ApproveMode::Replace {
+            for row in self.routes.rows_of(node).filter(|row| row.enabled && !wanted.contains(&row.prefix)) {
+                changed.push(row.id);
+                draft.route(approval::refuse(row, by.clone(), now), Some(HistoryEvent::Disabled(by.clone())));
+            }
+        }
+        Ok(draft.done(Outcome::Routes(changed)))
+    }
+
+    pub(crate) fn plan_disable_routes(
+        &self,
+        mut draft: Draft,
+        node: NodeId,
+        prefixes: &BTreeSet<Prefix>,
+        by: &Approver,
+    ) -> Result<Plan, Refusal> {
+        self.existing(node)?;
+        let mut changed = Vec::new();
+        let now = draft.now;
+        for prefix in with_both_halves(prefixes) {
+            let Some(row) = self.routes.row_of(node, &prefix) else {
+                if prefix.is_exit() && !prefixes.contains(&prefix) {
+                    continue;
+                }
+                return Err(Refusal::NoRoute { node, prefix, has: self.prefixes_of(node) });
+            };
+            changed.push(row.id);
+            if row.enabled || !approval::refused_by_person(row) {
+                draft.route(approval::refuse(row, by.clone(), now), Some(HistoryEvent::Disabled(by.clone())));
+            }
+        }
+        Ok(draft.done(Outcome::Routes(changed)))
+    }
+
+    pub(crate) fn plan_advertise(
+        &self,
+        mut draft: Draft,
+        node: NodeId,
+        prefixes: &BTreeSet<Prefix>,
+    ) -> Result<Plan, Refusal> {
+        self.existing(node)?;
+        let rows = self.draft_advertised(&mut draft, node, prefixes);
+        for row in rows.into_values() {
+            draft.write(crate::plan::Write::Route(row));
+        }
+        Ok(draft.done(Outcome::Done))
+    }
+
+    /// The rows that change because a node advertises these prefixes: new ones, and ones that an auto-approver says yes to.
+    /// History is drafted; the rows are returned.
+    pub(crate) fn draft_advertised(
+        &self,
+        draft: &mut Draft,
+        node: NodeId,
+        prefixes: &BTreeSet<Prefix>,
+    ) -> BTreeMap<Prefix, Route> {
+        let now = draft.now;
+        let mut changed = BTreeMap::new();
+        let mut count = self.routes.rows_of(node).count();
+        for prefix in prefixes {
+            let known = self.routes.row_of(node, prefix);
+            if known.is_none() {
+                if count >= self.settings.max_routes_per_node {
+                    continue;
+                }
+                count += 1;
+                draft.history(Some(*prefix), Some(node), HistoryEvent::Advertised);
+            }
+            let row = match known {
+                Some(row) => Route { advertised: true, was_advertised: true, ..row.clone() },
+                None => approval::appeared(draft.next_route(), node, *prefix, now),
+            };
+            let rule = if approval::wants_auto_approval(&row) { self.policy.auto_approves(node, prefix) } else { None };
+            let approved = rule.and_then(|rule| approval::approve(&row, Approver::Auto(rule), now).ok());
+            if let Some(Approver::Auto(rule)) =
+                approved.as_ref().and_then(|row| row.approval.as_ref()).map(|approval| approval.by.clone())
+            {
+                draft.history(Some(*prefix), Some(node), HistoryEvent::Approved(Approver::Auto(rule)));
+            }
+            let next = approved.unwrap_or(row);
+            if known != Some(&next) {
+                changed.insert(*prefix, next);
+            }
+        }
+        changed
+    }
+
+    pub(crate) fn plan_disable_withdrawn(&self, mut draft: Draft, id: RouteId) -> Plan {
+        let row = self.routes.row(id).and_then(|row| approval::disable_withdrawn(row, draft.now));
+        if let Some(row) = row {
+            draft.route(row, Some(HistoryEvent::Disabled(Approver::Withdrawn)));
+        }
+        draft.done(Outcome::Done)
+    }
+
+    fn prefixes_of(&self, node: NodeId) -> String {
+        let all: Vec<String> = self.routes.rows_of(node).map(|row| row.prefix.to_string()).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+    }
+}

@@ -1,0 +1,47 @@
+//! What a tailnet decides by. All of it is configuration.
+
+use std::time::Duration;
+
+use crate::addresses::AddressPool;
+
+/// Settings of one tailnet. The defaults are those of a server without any configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Times and counts of the route table.
+    pub routes: wayleave_routes::Settings,
+    /// Where nodes get their addresses from.
+    pub addresses: AddressPool,
+    /// How long an ephemeral node may be gone before it is deleted. 30 min.
+    pub ephemeral_timeout: Duration,
+    /// How long after its session was lost a node is still shown as online. 10 s. Routes do not wait for it.
+    pub offline_after: Duration,
+    /// How long a user's node may use its key. `None`: for ever, which is the default; tagged nodes always may.
+    pub key_expiry: Option<Duration>,
+    /// How long a login that nobody has answered is remembered. 1 h.
+    pub login_timeout: Duration,
+    /// That many lost sessions within `common_loss_window`, if they are more than half of all, are the server's own side. 8.
+    pub common_loss_sessions: usize,
+    /// 1 s.
+    pub common_loss_window: Duration,
+    /// How many logins may wait at once; more are refused, so that strangers can't fill the memory. 10,000.
+    pub max_logins: usize,
+    /// How many prefixes one node may have rows for. 1,024; more are left out and logged.
+    pub max_routes_per_node: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            routes: wayleave_routes::Settings::default(),
+            addresses: AddressPool::default(),
+            ephemeral_timeout: Duration::from_secs(30 * 60),
+            offline_after: Duration::from_secs(10),
+            key_expiry: None,
+            login_timeout: Duration::from_secs(3600),
+            common_loss_sessions: 8,
+            common_loss_window: Duration::from_secs(1),
+            max_logins: 10_000,
+            max_routes_per_node: 1024,
+        }
+    }
+}

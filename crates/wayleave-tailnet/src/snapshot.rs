@@ -1,0 +1,115 @@
+//! What readers see of a tailnet: an immutable picture that shares with the one before all that did not change.
+//!
+//! Every picture has a number. `changes` says which nodes changed from one number to the next, so a reader that was brought to an older
+//! picture looks at those nodes only. It remembers a bounded number of steps; who fell behind further than that starts anew.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use wayleave_model::{MachineKey, Node, NodeId, NodeKey, Prefix, SessionId, User, UserId};
+use wayleave_policy::CompiledPolicy;
+
+/// How many steps back a reader may be and still be told of the difference. A reader that is further behind gets everything,
+/// which costs less than so many small steps.
+const REMEMBERED_STEPS: usize = 4096;
+
+/// A node as readers see it: what is stored of it, and what follows from it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    /// What is stored.
+    pub node: Node,
+    /// It is shown as online.
+    pub online: bool,
+    /// Its key has expired.
+    pub expired: bool,
+    /// Its newest session, while it is open.
+    pub session: Option<SessionId>,
+    /// The routes that it advertises and is approved for, exits among them. Empty while its key is expired.
+    pub approved: BTreeSet<Prefix>,
+    /// Those of them that it is primary for.
+    pub primary: BTreeSet<Prefix>,
+    /// It has a row that it advertises, so its liveness is watched closely.
+    pub is_router: bool,
+}
+
+/// A picture of the tailnet.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Grows by one with every picture.
+    pub version: u64,
+    /// All nodes.
+    pub nodes: OrdMap<NodeId, Arc<NodeView>>,
+    /// All users.
+    pub users: OrdMap<UserId, Arc<User>>,
+    /// Nodes by WireGuard key.
+    pub by_node_key: OrdMap<NodeKey, NodeId>,
+    /// The answers of the policy for this picture.
+    pub policy: Arc<CompiledPolicy>,
+    /// Grows when an answer of the policy may have changed for nodes that did not.
+    pub policy_version: u64,
+    changes: OrdMap<u64, Arc<BTreeSet<NodeId>>>,
+}
+
+impl Snapshot {
+    /// The picture before anything is known.
+    pub fn empty(policy: Arc<CompiledPolicy>) -> Self {
+        Self {
+            version: 0,
+            nodes: OrdMap::new(),
+            users: OrdMap::new(),
+            by_node_key: OrdMap::new(),
+            policy,
+            policy_version: 0,
+            changes: OrdMap::new(),
+        }
+    }
+
+    /// The node with this id.
+    pub fn node(&self, id: NodeId) -> Option<&Arc<NodeView>> {
+        self.nodes.get(&id)
+    }
+
+    /// The node with this WireGuard key, if it belongs to this machine.
+    pub fn node_of(&self, key: &NodeKey, machine: &MachineKey) -> Option<&Arc<NodeView>> {
+        let view = self.nodes.get(self.by_node_key.get(key)?)?;
+        (view.node.machine_key.as_ref() == Some(machine)).then_some(view)
+    }
+
+    /// The nodes that came, went or changed since an older picture. `None`: too long ago to say.
+    pub fn changed_since(&self, version: u64) -> Option<BTreeSet<NodeId>> {
+        if version >= self.version {
+            return Some(BTreeSet::new());
+        }
+        let oldest = self.changes.get_min().map_or(self.version, |(oldest, _)| *oldest);
+        if oldest > version + 1 {
+            return None;
+        }
+        let steps = self.changes.range(version + 1..);
+        Some(steps.flat_map(|(_, nodes)| nodes.iter().copied()).collect())
+    }
+
+    /// The next picture, after these nodes changed. Says nothing of what they became: the caller puts that in.
+    pub(crate) fn step(&mut self, changed: BTreeSet<NodeId>) {
+        self.version += 1;
+        self.changes.insert(self.version, Arc::new(changed));
+        if self.changes.len() > REMEMBERED_STEPS {
+            self.changes = self.changes.without(&(self.version - REMEMBERED_STEPS as u64));
+        }
+    }
+
+    pub(crate) fn put(&mut self, view: NodeView) {
+        let id = view.node.id;
+        if let Some(old) = self.nodes.get(&id).filter(|old| old.node.node_key != view.node.node_key) {
+            self.by_node_key.remove(&old.node.node_key);
+        }
+        self.by_node_key.insert(view.node.node_key, id);
+        self.nodes.insert(id, Arc::new(view));
+    }
+
+    pub(crate) fn remove(&mut self, id: NodeId) {
+        if let Some(old) = self.nodes.remove(&id) {
+            self.by_node_key.remove(&old.node.node_key);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The state machine itself: what is in it, what goes in and what comes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use wayleave_model::{
+    ApiKey, AuthKey, DiscoKey, Endpoint, Hostinfo, Node, NodeId, Prefix, Route, RouteId, SessionId, Timers, Timestamp,
+    User,
+};
+use wayleave_policy::CompiledPolicy;
+use wayleave_routes::{Cause, PrimaryChange, RouteTable};
+
+use crate::command::{Command, LoginToken};
+use crate::enrolment::Login;
+use crate::history::HistoryEntry;
+use crate::liveness::{Ending, Liveness};
+use crate::plan::Committed;
+use crate::registry::{Registry, Sequences};
+use crate::settings::Settings;
+use crate::snapshot::Snapshot;
+
+/// What a store has of a tailnet.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// All users.
+    pub users: Vec<User>,
+    /// All nodes.
+    pub nodes: Vec<Node>,
+    /// The route records that are not marked deleted.
+    pub routes: Vec<Route>,
+    /// All pre-auth keys.
+    pub auth_keys: Vec<AuthKey>,
+    /// All API keys.
+    pub api_keys: Vec<ApiKey>,
+    /// The numbers that come next.
+    pub sequences: Sequences,
+}
+
+/// What a client reports of itself while it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Capability version of the client.
+    pub capability: u16,
+    /// Its discovery key.
+    pub disco_key: Option<DiscoKey>,
+    /// Where it can be reached directly. Empty is a report too: nowhere.
+    pub endpoints: Vec<Endpoint>,
+    /// What it says of itself; absent where it had nothing to say.
+    pub hostinfo: Option<Hostinfo>,
+}
+
+/// Something that happened. It is told, not asked, and can't be refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A plan was committed.
+    Committed(Box<Committed>),
+    /// The server started, and has loaded what it knows.
+    Started,
+    /// A node opened a map stream.
+    SessionOpened(NodeId, SessionId),
+    /// A map stream ended.
+    SessionEnded(NodeId, SessionId, Ending),
+    /// A session is silent, by this evidence.
+    Silent(NodeId, SessionId, Cause),
+    /// A silent session has been heard again.
+    Answered(NodeId, SessionId),
+    /// A node reported.
+    Reported(NodeId, Box<Report>),
+}
+
+/// Something to be done, outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Plan and commit this: the tailnet itself asks for it.
+    Propose(Command),
+    /// A prefix moved. Already in force.
+    PrimaryChanged(PrimaryChange),
+    /// A node was convicted.
+    NodeDown(NodeId, Cause),
+    /// A node that was down is up.
+    NodeUp(NodeId),
+    /// A node became flapping.
+    Flapping(NodeId),
+    /// So many sessions were lost at once that it is the server's own side; routes of these nodes stay.
+    CommonLoss(BTreeSet<NodeId>),
+    /// This line of history is to be written behind.
+    History(HistoryEntry),
+    /// This node's row is to be written behind.
+    NodeRow(NodeId),
+    /// This route's row is to be written behind.
+    RouteRow(RouteId),
+    /// A login was answered: whoever waits for it may ask again.
+    LoginSettled(LoginToken),
+    /// A node is gone: its sessions and its relay connections end.
+    NodeGone(Box<Node>),
+}
+
+/// The deadlines that are the tailnet's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Due {
+    /// A key ends.
+    KeyExpires(NodeId),
+    /// Logins that nobody answered are forgotten.
+    Logins,
+}
+
+/// One tailnet. See the crate's text.
+#[derive(Debug)]
+pub struct Tailnet {
+    pub(crate) settings: Settings,
+    pub(crate) registry: Registry,
+    pub(crate) routes: RouteTable,
+    pub(crate) liveness: Liveness,
+    pub(crate) logins: BTreeMap<LoginToken, Login>,
+    pub(crate) sequences: Sequences,
+    pub(crate) policy: Arc<CompiledPolicy>,
+    /// Something that the policy's answers stand on has changed; cleared when they were worked out again.
+    pub(crate) policy_stale: bool,
+    pub(crate) timers: Timers<Due>,
+    /// Nodes whose view is to be made anew for the next picture; cleared when it was.
+    pub(crate) touched: BTreeSet<NodeId>,
+    /// Users changed since the last picture.
+    pub(crate) users_touched: bool,
+    pub(crate) snapshot: Snapshot,
+}
+
+impl Tailnet {
+    /// A tailnet as a store has it. It has not started yet: see [`Event::Started`].
+    pub fn new(settings: Settings, loaded: Loaded, now: Timestamp) -> Self {
+        let policy = Arc::new(CompiledPolicy::accept_all(&wayleave_policy::Directory));
+        let mut tailnet = Self {
+            routes: RouteTable::new(settings.routes.clone()),
+            settings,
+            registry: Registry::default(),
+            liveness: Liveness::default(),
+            logins: BTreeMap::new(),
+            sequences: loaded.sequences,
+            snapshot: Snapshot::empty(Arc::clone(&policy)),
+            policy,
+            policy_stale: true,
+            timers: Timers::new(),
+            touched: BTreeSet::new(),
+            users_touched: true,
+        };
+        tailnet.load(loaded, now);
+        tailnet
+    }
+
+    /// Users, nodes and keys.
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Routes, routers and primaries.
+    pub const fn routes(&self) -> &RouteTable {
+        &self.routes
+    }
+
+    /// Whether a node is shown as online.
+    pub fn is_online(&self, node: NodeId) -> bool {
+        self.liveness.is_online(node)
+    }
+
+    /// How many map sessions are open.
+    pub const fn open_sessions(&self) -> usize {
+        self.liveness.open_sessions()
+    }
+
+    /// The logins that wait for a person, with since when, and what the machine calls itself.
+    pub fn logins(&self) -> impl Iterator<Item = (&LoginToken, Timestamp, &str)> {
+        self.logins.iter().map(|(token, login)| (token, login.since, login.registration.hostinfo.hostname.as_str()))
+    }
+
+    /// When [`Self::handle_deadline`] wants to be called next.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        [self.routes.next_deadline(), self.liveness.next_deadline(), self.timers.next()].into_iter().flatten().min()
+    }
+
+    /// The picture of the state as it is; the same as before if nothing changed that readers see.
+    pub fn snapshot(&mut self) -> &Snapshot {
+        self.refresh();
+        &self.snapshot
+    }
+
+    /// Every prefix that this node advertises and is approved for; none while its key is expired.
+    pub(crate) fn approved_of(&self, node: &Node, expired: bool) -> BTreeSet<Prefix> {
+        if expired {
+            return BTreeSet::new();
+        }
+        let rows = self.routes.rows_of(node.id);
+        rows.filter(|row| row.advertised && row.enabled && row.prefix.invalid().is_none())
+            .map(|row| row.prefix)
+            .collect()
+    }
+}

@@ -1,0 +1,426 @@
+//! The one writer: orders commands, commits and events.
+//!
+//! ```text
+//! commands --> plan --> store.commit (a task) --> apply --.
+//! events ----------------------------------------> apply --+--> effects, snapshot
+//! deadlines -------------------------------------> apply --'
+//! ```
+//!
+//! One plan is in flight at a time; events and deadlines go on meanwhile, so a stuck database stops no failover. What is already
+//! waiting in the inbox is taken in before a deadline is looked at: a sign of life that has arrived counts, however late the
+//! loop is. Facts that are in force already are written behind, in batches, never more than one at a time.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use wayleave_model::{NodeId, RouteId};
+use wayleave_store::{Soft, Store, StoreError};
+use wayleave_tailnet::{
+    Command, Committed, Effect, Event, HistoryEntry, Outcome, Plan, Refusal, Settings, Snapshot, Tailnet,
+};
+
+use crate::clock::Clock;
+
+/// Inputs that may wait. A full inbox makes sessions wait, which makes their clients wait: nothing is lost, and memory is bounded.
+const INBOX: usize = 4096;
+/// Effects that a slow listener may be behind before it misses some, and is told so.
+const EFFECTS: usize = 1024;
+/// Inputs that are taken in before readers get a new picture, so that a storm does not hold back the picture for ever.
+const BATCH: usize = 1024;
+
+/// A command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The tailnet refused, with the reason.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store could not make it durable; nothing changed.
+    #[error("nothing was changed")]
+    Store(#[from] StoreError),
+    /// The server is stopping.
+    #[error("the server is stopping; nothing was changed")]
+    Stopping,
+}
+
+type Committing = (JoinHandle<Result<Committed, StoreError>>, Option<Reply>);
+type Reply = oneshot::Sender<Result<Outcome, CommandError>>;
+type Question = Box<dyn FnOnce(&Tailnet) + Send>;
+
+enum Input {
+    Command(Box<Command>, Reply),
+    Event(Event),
+    Read(Question),
+    Stop(oneshot::Sender<()>),
+}
+
+/// A handle on the control loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    inbox: mpsc::Sender<Input>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    effects: broadcast::Sender<Effect>,
+    store: Store,
+    clock: Clock,
+}
+
+impl Control {
+    /// Loads a tailnet from its store, and starts the loop that owns it.
+    ///
+    /// # Errors
+    ///
+    /// The store can't be read.
+    pub async fn start(store: Store, settings: Settings, clock: Clock) -> Result<Self, StoreError> {
+        let loaded = store.load().await?;
+        let now = clock.now();
+        let mut tailnet = Tailnet::new(settings, loaded, now);
+        let started = tailnet.apply(Event::Started, now);
+        let (inbox, inputs) = mpsc::channel(INBOX);
+        let (publish, snapshots) = watch::channel(Arc::new(tailnet.snapshot().clone()));
+        let (effects, _) = broadcast::channel(EFFECTS);
+        let mut work = Loop {
+            tailnet,
+            store: store.clone(),
+            clock: clock.clone(),
+            publish,
+            effects: effects.clone(),
+            waiting: VecDeque::new(),
+            committing: None,
+            behind: Behind::default(),
+            writing: None,
+        };
+        work.run_effects(started);
+        tokio::spawn(work.run(inputs));
+        Ok(Self { inbox, snapshots, effects, store, clock })
+    }
+
+    /// Asks for something, and waits until it is durable and in force.
+    ///
+    /// # Errors
+    ///
+    /// It was refused, or could not be made durable; nothing changed then.
+    pub async fn command(&self, command: Command) -> Result<Outcome, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.inbox.send(Input::Command(Box::new(command), reply)).await;
+        sent.map_err(|_| CommandError::Stopping)?;
+        answer.await.unwrap_or(Err(CommandError::Stopping))
+    }
+
+    /// Tells what happened. Waits only while the inbox is full.
+    pub async fn event(&self, event: Event) {
+        // A loop that has stopped has no use for it.
+        drop(self.inbox.send(Input::Event(event)).await);
+    }
+
+    /// Reads the state itself, in order with everything else.
+    ///
+    /// # Errors
+    ///
+    /// The server is stopping.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Tailnet) -> T + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let ask: Question = Box::new(move |tailnet| {
+            // Whoever asked may have gone.
+            drop(reply.send(question(tailnet)));
+        });
+        self.inbox.send(Input::Read(ask)).await.map_err(|_| CommandError::Stopping)?;
+        answer.await.map_err(|_| CommandError::Stopping)
+    }
+
+    /// The newest picture.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// Pictures as they come; a slow reader sees the newest only.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// Effects as they happen. A listener that is too slow is told how many it missed.
+    pub fn effects(&self) -> broadcast::Receiver<Effect> {
+        self.effects.subscribe()
+    }
+
+    /// The store, for what is read from it directly (history).
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The clock of this server.
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Ends the loop. Returns once everything that was in force is durable.
+    pub async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.inbox.send(Input::Stop(done)).await.is_ok() {
+            drop(stopped.await);
+        }
+    }
+}
+
+/// What is in force and not yet durable.
+#[derive(Default)]
+struct Behind {
+    nodes: BTreeSet<NodeId>,
+    routes: BTreeSet<RouteId>,
+    history: Vec<HistoryEntry>,
+}
+
+struct Loop {
+    tailnet: Tailnet,
+    store: Store,
+    clock: Clock,
+    publish: watch::Sender<Arc<Snapshot>>,
+    effects: broadcast::Sender<Effect>,
+    /// Commands that wait for the one in flight; those without a reply are the tailnet's own.
+    waiting: VecDeque<(Command, Option<Reply>)>,
+    committing: Option<Committing>,
+    behind: Behind,
+    writing: Option<JoinHandle<Result<(), StoreError>>>,
+}
+
+impl Loop {
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        loop {
+            self.write_behind();
+            self.plan_next();
+            self.publish();
+            let deadline = self.tailnet.next_deadline().map(|at| self.clock.instant(at));
+            tokio::select! {
+                biased;
+                done = joined(&mut self.committing) => self.committed(done),
+                done = written(&mut self.writing) => self.written(done),
+                input = inputs.recv() => {
+                    let Some(input) = input else { return };
+                    if self.take(input, &mut inputs).await {
+                        return;
+                    }
+                }
+                () = until(deadline) => {}
+            }
+            // What has arrived comes before what is due.
+            for _ in 0..BATCH {
+                let Ok(input) = inputs.try_recv() else { break };
+                if self.take(input, &mut inputs).await {
+                    return;
+                }
+            }
+            let now = self.clock.now();
+            if self.tailnet.next_deadline().is_some_and(|at| at <= now) {
+                let effects = self.tailnet.handle_deadline(now);
+                self.run_effects(effects);
+            }
+        }
+    }
+
+    /// Returns whether the loop is to end.
+    async fn take(&mut self, input: Input, inputs: &mut mpsc::Receiver<Input>) -> bool {
+        match input {
+            Input::Command(command, reply) => self.waiting.push_back((*command, Some(reply))),
+            Input::Event(event) => self.apply(event),
+            Input::Read(question) => question(&self.tailnet),
+            Input::Stop(done) => {
+                inputs.close();
+                self.finish().await;
+                // Whoever waits for the end may have gone.
+                done.send(()).ok();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn apply(&mut self, event: Event) {
+        let effects = self.tailnet.apply(event, self.clock.now());
+        self.run_effects(effects);
+    }
+
+    /// Plans what waits until one has to be committed. A commit and a write-behind never overlap: a batch of older facts that came
+    /// last would undo what was committed.
+    fn plan_next(&mut self) {
+        while self.committing.is_none() {
+            let Some((command, reply)) = self.waiting.pop_front() else { return };
+            match self.tailnet.plan(command.clone(), self.clock.now()) {
+                Err(refusal) => answer(reply, Err(refusal.into())),
+                Ok(plan) if plan.writes().is_empty() => self.apply_committed(plan.into_committed(), reply),
+                Ok(_) if self.writing.is_some() => {
+                    self.waiting.push_front((command, reply));
+                    return;
+                }
+                Ok(plan) => self.committing = Some((tokio::spawn(commit(self.store.clone(), plan)), reply)),
+            }
+        }
+    }
+
+    fn apply_committed(&mut self, committed: Committed, reply: Option<Reply>) {
+        let outcome = committed.outcome().clone();
+        self.apply(Event::Committed(Box::new(committed)));
+        // Readers see it before whoever asked is told.
+        self.publish();
+        answer(reply, Ok(outcome));
+    }
+
+    fn committed(&mut self, (done, reply): (Result<Committed, StoreError>, Option<Reply>)) {
+        match done {
+            Ok(committed) => self.apply_committed(committed, reply),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "commit failed; nothing was changed");
+                answer(reply, Err(error.into()));
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let snapshot = self.tailnet.snapshot();
+        if snapshot.version != self.publish.borrow().version {
+            self.publish.send_replace(Arc::new(snapshot.clone()));
+        }
+    }
+
+    /// Starts to write what is in force and not yet durable, unless a batch is on its way: the next one then takes all in one.
+    fn write_behind(&mut self) {
+        if self.writing.is_some() || self.committing.is_some() {
+            return;
+        }
+        let facts = self.take_behind();
+        if !facts.is_empty() {
+            let store = self.store.clone();
+            self.writing = Some(tokio::spawn(async move { store.write_behind(facts).await }));
+        }
+    }
+
+    fn take_behind(&mut self) -> Vec<Soft> {
+        let Behind { nodes, routes, history } = std::mem::take(&mut self.behind);
+        let (registry, table) = (self.tailnet.registry(), self.tailnet.routes());
+        let nodes =
+            nodes.into_iter().filter_map(|id| registry.node(id)).cloned().map(|node| Soft::Node(Box::new(node)));
+        let routes = routes.into_iter().filter_map(|id| table.row(id)).cloned().map(Soft::Route);
+        nodes.chain(routes).chain(history.into_iter().map(Soft::History)).collect()
+    }
+
+    fn written(&mut self, done: Result<(), StoreError>) {
+        if let Err(error) = done {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "state that is in force could not be stored; a restart would forget it"
+            );
+        }
+    }
+
+    /// Makes durable what is in force, and answers what still waits.
+    async fn finish(&mut self) {
+        if let Some((commit, reply)) = self.committing.take() {
+            let done = commit.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            self.committed((done, reply));
+        }
+        self.waiting.clear();
+        if let Some(writing) = self.writing.take() {
+            let done = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            self.written(done);
+        }
+        let facts = self.take_behind();
+        let done = self.store.write_behind(facts).await;
+        self.written(done);
+    }
+
+    fn run_effects(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            log(&effect, &self.tailnet);
+            match &effect {
+                Effect::Propose(command) => self.waiting.push_back((command.clone(), None)),
+                Effect::NodeRow(node) => drop(self.behind.nodes.insert(*node)),
+                Effect::RouteRow(route) => drop(self.behind.routes.insert(*route)),
+                Effect::History(entry) => self.behind.history.push(entry.clone()),
+                Effect::PrimaryChanged(_)
+                | Effect::NodeDown(..)
+                | Effect::NodeUp(_)
+                | Effect::Flapping(_)
+                | Effect::CommonLoss(_)
+                | Effect::LoginSettled(_)
+                | Effect::NodeGone(_) => {}
+            }
+            // Nobody may be listening.
+            drop(self.effects.send(effect));
+        }
+    }
+}
+
+/// Awaits the write of a plan; cancelled never, because the loop's own future holds it.
+async fn commit(store: Store, plan: Plan) -> Result<Committed, StoreError> {
+    store.commit(plan).await
+}
+
+async fn joined(slot: &mut Option<Committing>) -> (Result<Committed, StoreError>, Option<Reply>) {
+    let Some((handle, _)) = slot else { return std::future::pending().await };
+    let done = handle.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    (done, slot.take().and_then(|(_, reply)| reply))
+}
+
+async fn written(slot: &mut Option<JoinHandle<Result<(), StoreError>>>) -> Result<(), StoreError> {
+    let Some(handle) = slot else { return std::future::pending().await };
+    let done = handle.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    *slot = None;
+    done
+}
+
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn answer(reply: Option<Reply>, result: Result<Outcome, CommandError>) {
+    match (reply, result) {
+        // Whoever asked may have gone.
+        (Some(reply), result) => drop(reply.send(result)),
+        (None, Err(error)) => tracing::debug!(%error, "the tailnet's own command came too late"),
+        (None, Ok(_)) => {}
+    }
+}
+
+/// One line for what an operator cares about, in the words of the CLI and the API.
+fn log(effect: &Effect, tailnet: &Tailnet) {
+    let name = |node: NodeId| match tailnet.registry().node(node) {
+        Some(node) => node.given_name.to_string(),
+        None => format!("node {node}"),
+    };
+    match effect {
+        Effect::PrimaryChanged(change) => tracing::info!(
+            route.prefix = %change.prefix,
+            from = %change.from.map_or_else(|| "nobody".to_owned(), name),
+            to = %change.to.map_or_else(|| "nobody".to_owned(), name),
+            because = %change.because,
+            "primary changed"
+        ),
+        Effect::NodeDown(node, cause) => {
+            if tailnet.routes().rows_of(*node).next().is_some() {
+                tracing::info!(node.id = %node, node.name = %name(*node), %cause, "router down");
+            } else {
+                tracing::debug!(node.id = %node, node.name = %name(*node), %cause, "node down");
+            }
+        }
+        Effect::NodeUp(node) => {
+            if tailnet.routes().rows_of(*node).next().is_some() {
+                tracing::info!(node.id = %node, node.name = %name(*node), "router up");
+            } else {
+                tracing::debug!(node.id = %node, node.name = %name(*node), "node up");
+            }
+        }
+        Effect::Flapping(node) => tracing::warn!(node.id = %node, node.name = %name(*node), "node is flapping"),
+        Effect::CommonLoss(nodes) => tracing::warn!(
+            sessions = nodes.len(),
+            "so many sessions were lost at once that it is this server's side; routes stay where they are"
+        ),
+        Effect::NodeGone(node) => tracing::info!(node.id = %node.id, node.name = %node.given_name, "node deleted"),
+        Effect::LoginSettled(_) => tracing::debug!("login answered"),
+        Effect::History(_) | Effect::NodeRow(_) | Effect::RouteRow(_) | Effect::Propose(_) => {}
+    }
+}

@@ -1,1 +1,19 @@
-//! What one viewer sees, its delta, and its encoding.
+//! What one viewer sees of a tailnet, how that differs from what it was told before, and the bytes that tell it.
+//!
+//! A view is a function of a [`Snapshot`](wayleave_tailnet::Snapshot) and a viewer. A viewer is brought from one snapshot to a newer one
+//! by [`delta`], which looks only at the nodes that changed between the two, or anew by [`full`]. What came out is told in one frame,
+//! so a route that moves is never on two peers nor on none.
+//!
+//! This crate never decides: who is primary comes from the route table, who may see whom from the policy.
+
+mod cache;
+mod delta;
+mod encode;
+mod to_wire;
+mod view;
+
+pub use cache::PeerCache;
+pub use delta::{Shared, delta, full};
+pub use encode::{Encoder, frame};
+pub use to_wire::TAGGED_DEVICES;
+pub use view::{Told, peers, told};

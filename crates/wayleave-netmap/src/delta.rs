@@ -1,0 +1,218 @@
+//! What to tell a viewer: everything, or what changed since the snapshot that it was brought to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use wayleave_model::{NodeId, Timestamp};
+use wayleave_tailnet::{NodeView, Snapshot};
+use wayleave_wire::CapabilityVersion;
+use wayleave_wire::control::{DerpMap, DnsConfig, MapResponse, Node, PeerChange, UserProfile};
+
+use crate::cache::PeerCache;
+use crate::to_wire::{accept_all, profile, profile_of, self_to_wire};
+use crate::view::{peers, told};
+
+/// What all viewers share, whoever they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shared {
+    /// The tailnet's domain, without a dot behind it: the suffix of every node's name.
+    pub base_domain: String,
+    /// How names are resolved.
+    pub dns: Arc<DnsConfig>,
+    /// Where the relays are.
+    pub derp_map: Arc<DerpMap>,
+}
+
+/// Everything that a viewer sees. `None`: the viewer is not in this snapshot.
+pub fn full(
+    snapshot: &Snapshot,
+    shared: &Shared,
+    cache: &PeerCache,
+    viewer: NodeId,
+    now: Timestamp,
+) -> Option<MapResponse> {
+    let me = snapshot.node(viewer)?;
+    let mut profiles = BTreeMap::new();
+    let mut add_profile = |profile: UserProfile| drop(profiles.insert(profile.id, profile));
+    add_profile(profile_of(&me.node.owner, snapshot));
+    let mut all = Vec::with_capacity(snapshot.nodes.len());
+    for (_, peer, told) in peers(snapshot, me) {
+        add_profile(profile_of(&peer.node.owner, snapshot));
+        all.push(Arc::clone(&cache.peer(peer, &told, &shared.base_domain).json));
+    }
+    Some(MapResponse {
+        node: Some(Box::new(self_to_wire(me, &shared.base_domain))),
+        derp_map: Some(Arc::clone(&shared.derp_map)),
+        peers: Some(all),
+        dns_config: Some(Arc::clone(&shared.dns)),
+        domain: shared.base_domain.clone(),
+        collect_services: Some(false),
+        packet_filter: Some(accept_all()),
+        user_profiles: profiles.into_values().collect(),
+        control_time: Some(now),
+        ..MapResponse::default()
+    })
+}
+
+/// What changed for a viewer from one snapshot to a newer one. `None`: nothing. The viewer must be in both, and the newer one must
+/// remember the way from the older; where either does not hold, [`full`] is the answer.
+pub fn delta(
+    base: (&Snapshot, &Shared),
+    next: (&Snapshot, &Shared),
+    changed: &BTreeSet<NodeId>,
+    cache: &PeerCache,
+    viewer: NodeId,
+    now: Timestamp,
+) -> Option<MapResponse> {
+    let ((old, old_shared), (new, shared)) = (base, next);
+    let (was, is) = (old.node(viewer)?, new.node(viewer)?);
+    let mut out = MapResponse::default();
+    let everybody: BTreeSet<NodeId>;
+    // What the policy answers may have changed for anybody; and so may what this viewer itself sees.
+    let changed = if new.policy_version != old.policy_version || was.expired != is.expired {
+        everybody = old.nodes.keys().chain(new.nodes.keys()).copied().collect();
+        &everybody
+    } else {
+        changed
+    };
+    let mut profiles = BTreeMap::new();
+    for id in changed.iter().filter(|id| **id != viewer) {
+        let (before, after) = (old.node(*id), new.node(*id));
+        let told_before = before.and_then(|peer| told(old, was, peer).map(|told| (peer, told)));
+        let told_after = after.and_then(|peer| told(new, is, peer).map(|told| (peer, told)));
+        match (told_before, told_after) {
+            (_, None) if before.is_none() => {}
+            (None, None) => {}
+            (Some(_), None) => out.peers_removed.push(id.get()),
+            (None, Some((peer, told))) => {
+                out.peers_changed.push(Arc::clone(&cache.peer(peer, &told, &shared.base_domain).json));
+                add_profile(&mut profiles, peer, new);
+            }
+            (Some((before, old_told)), Some((after, new_told))) => {
+                let before = cache.peer(before, &old_told, &old_shared.base_domain);
+                let peer = cache.peer(after, &new_told, &shared.base_domain);
+                match difference(&before.node, &peer.node) {
+                    Difference::None => {}
+                    Difference::Patch(patch) => out.peers_changed_patch.push(*patch),
+                    Difference::Whole => {
+                        out.peers_changed.push(Arc::clone(&peer.json));
+                        add_profile(&mut profiles, after, new);
+                    }
+                }
+            }
+        }
+    }
+    if !Arc::ptr_eq(was, is) {
+        let (before, after) = (self_to_wire(was, &old_shared.base_domain), self_to_wire(is, &shared.base_domain));
+        if !same_self(&before, &after) {
+            out.node = Some(Box::new(after));
+            add_profile(&mut profiles, is, new);
+        }
+    }
+    for (id, user) in new.users.iter() {
+        if old.users.get(id).is_some_and(|old| old != user) {
+            profiles.insert(id.get(), profile(user));
+        }
+    }
+    out.user_profiles = profiles.into_values().collect();
+    if shared.dns != old_shared.dns {
+        out.dns_config = Some(Arc::clone(&shared.dns));
+    }
+    if shared.derp_map != old_shared.derp_map {
+        out.derp_map = Some(Arc::clone(&shared.derp_map));
+    }
+    if is_empty(&out) {
+        return None;
+    }
+    let peers_come_or_go = !out.peers_changed.is_empty() || !out.peers_removed.is_empty();
+    if peers_come_or_go && CapabilityVersion(is.node.capability).loses_incremental_peers() {
+        out.domain = shared.base_domain.clone();
+    }
+    out.control_time = Some(now);
+    Some(out)
+}
+
+fn add_profile(profiles: &mut BTreeMap<u64, UserProfile>, view: &NodeView, snapshot: &Snapshot) {
+    let profile = profile_of(&view.node.owner, snapshot);
+    profiles.insert(profile.id, profile);
+}
+
+fn is_empty(out: &MapResponse) -> bool {
+    out.node.is_none()
+        && out.peers_changed.is_empty()
+        && out.peers_removed.is_empty()
+        && out.peers_changed_patch.is_empty()
+        && out.user_profiles.is_empty()
+        && out.dns_config.is_none()
+        && out.derp_map.is_none()
+        && out.packet_filter.is_none()
+}
+
+/// Whether a viewer has nothing to learn about itself. What it reported itself it knows: endpoints and discovery key are not sent
+/// back, since a self node makes the client rebuild all it has (protocol.md 3.4).
+fn same_self(before: &Node, after: &Node) -> bool {
+    let plain = |node: &Node| Node {
+        endpoints: Vec::new(),
+        disco_key: None,
+        home_derp: 0,
+        derp: String::new(),
+        hostinfo: Default::default(),
+        online: true,
+        last_seen: None,
+        cap: 0,
+        ..node.clone()
+    };
+    plain(before) == plain(after)
+}
+
+enum Difference {
+    None,
+    Patch(Box<PeerChange>),
+    Whole,
+}
+
+/// What tells a client how a peer changed: nothing, the fields that can be told apart (protocol.md 3.3), or the whole node.
+fn difference(before: &Node, after: &Node) -> Difference {
+    if before == after {
+        return Difference::None;
+    }
+    let rest = Node {
+        online: before.online,
+        last_seen: before.last_seen,
+        endpoints: before.endpoints.clone(),
+        home_derp: before.home_derp,
+        derp: before.derp.clone(),
+        disco_key: before.disco_key,
+        ..after.clone()
+    };
+    // A home relay can't be taken back by a patch, and a discovery key together with an old last-seen is thrown away by clients.
+    let untold = after.home_derp == 0 && before.home_derp != 0;
+    let new_key = after.disco_key != before.disco_key;
+    if rest != *before || untold || (new_key && (after.disco_key.is_none() || !after.online)) {
+        return Difference::Whole;
+    }
+    let mut patch = PeerChange { node_id: after.id, ..PeerChange::default() };
+    if after.online != before.online {
+        patch.online = Some(after.online);
+    }
+    if after.last_seen != before.last_seen {
+        patch.last_seen = after.last_seen;
+    }
+    if after.endpoints != before.endpoints {
+        patch.endpoints = Some(after.endpoints.clone());
+    }
+    if after.home_derp != before.home_derp {
+        patch.derp_region = after.home_derp;
+    }
+    if new_key {
+        patch.disco_key = after.disco_key;
+    }
+    if patch == (PeerChange { node_id: after.id, ..PeerChange::default() }) {
+        Difference::None
+    } else {
+        Difference::Patch(Box::new(patch))
+    }
+}
+
+#[cfg(test)]
+mod tests;

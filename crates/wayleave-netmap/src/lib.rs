@@ -15,5 +15,5 @@ mod view;
 pub use cache::PeerCache;
 pub use delta::{Shared, delta, full};
 pub use encode::{Encoder, frame};
-pub use to_wire::TAGGED_DEVICES;
+pub use to_wire::{TAGGED_DEVICES, profile_of as owner_profile};
 pub use view::{Told, peers, told};

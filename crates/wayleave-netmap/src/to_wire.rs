@@ -81,7 +81,7 @@ fn hostinfo(hostinfo: &Hostinfo) -> PeerHostinfo {
 }
 
 /// The profile of a node's owner, to be told no later than the node itself.
-pub(crate) fn profile_of(owner: &Owner, snapshot: &Snapshot) -> UserProfile {
+pub fn profile_of(owner: &Owner, snapshot: &Snapshot) -> UserProfile {
     match owner.user().and_then(|id| snapshot.users.get(&id)) {
         Some(user) => profile(user),
         None => UserProfile {

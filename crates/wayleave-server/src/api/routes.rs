@@ -1,0 +1,436 @@
+//! Routes, as records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use wayleave_model::{NodeId, Prefix, Route, RouteId};
+use wayleave_routes::{Rank, RouteState, StateWord};
+use wayleave_store::{HistoryFilter, HistoryRow};
+use wayleave_tailnet::{ApproveMode, Command, Outcome, Tailnet};
+
+use super::error::{ApiError, Asked, Body, ErrorBody};
+use super::{ApiState, Caller, nodes};
+
+/// Lines of history that are given where nobody says how many.
+const HISTORY_LINES: u32 = 100;
+/// Lines of history that are given at most.
+const MOST_HISTORY_LINES: u32 = 10_000;
+
+pub(super) fn router() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(approve))
+        .routes(routes!(disable))
+        .routes(routes!(history))
+}
+
+/// A node, by id and name.
+#[derive(Debug, Serialize, ToSchema)]
+struct NodeRef {
+    id: u64,
+    name: String,
+}
+
+fn node_ref(tailnet: &Tailnet, id: NodeId) -> NodeRef {
+    let name = tailnet.registry().node(id).map_or_else(|| format!("node {id}"), |node| node.given_name.to_string());
+    NodeRef { id: id.get(), name }
+}
+
+/// The last word on whether a route is enabled.
+#[derive(Debug, Serialize, ToSchema)]
+struct ApprovalBody {
+    /// `cli`, `api:KEY`, `ui:USER`, `auto:RULE`, `import` or `withdrawn`.
+    by: String,
+    at: String,
+    /// It was a refusal.
+    refused: bool,
+}
+
+/// A route: one (node, prefix).
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RouteBody {
+    id: u64,
+    node: NodeRef,
+    prefix: String,
+    /// One word: `invalid`, `pre-approved`, `withdrawn`, `refused`, `pending`, `expired`, `offline`, `primary`, `serving` or `standby`.
+    state: &'static str,
+    /// Why, where that is not plain: why it is invalid, or why its node is down.
+    reason: Option<String>,
+    /// Why this node carries the prefix; only where it does.
+    because: Option<String>,
+    advertised: bool,
+    enabled: bool,
+    is_primary: bool,
+    created_at: String,
+    updated_at: String,
+    deleted_at: Option<String>,
+    approval: Option<ApprovalBody>,
+    priority: i32,
+    had_endpoint: bool,
+}
+
+pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
+    let table = tailnet.routes();
+    let state = table.state(row);
+    let reason = match state {
+        RouteState::Invalid(reason) => Some(reason.to_string()),
+        RouteState::Offline => table.down_cause(row.node).map(|cause| cause.to_string()),
+        RouteState::PreApproved
+        | RouteState::Withdrawn
+        | RouteState::Refused
+        | RouteState::Pending
+        | RouteState::Expired
+        | RouteState::Primary
+        | RouteState::Serving
+        | RouteState::Standby => None,
+    };
+    RouteBody {
+        id: row.id.get(),
+        node: node_ref(tailnet, row.node),
+        prefix: row.prefix.to_string(),
+        state: state.word(),
+        reason,
+        because: table.seat(&row.prefix).filter(|_| row.is_primary).map(|seat| seat.because.to_string()),
+        advertised: row.advertised,
+        enabled: row.enabled,
+        is_primary: row.is_primary,
+        created_at: row.created_at.to_string(),
+        updated_at: row.updated_at.to_string(),
+        deleted_at: row.deleted_at.map(|time| time.to_string()),
+        approval: row.approval.as_ref().map(|approval| ApprovalBody {
+            by: approval.by.to_string(),
+            at: approval.at.to_string(),
+            refused: approval.refused,
+        }),
+        priority: row.priority,
+        had_endpoint: row.had_endpoint,
+    }
+}
+
+/// Which routes.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    /// Only of this node: id, name or address.
+    node: Option<String>,
+    /// Only this prefix.
+    prefix: Option<String>,
+    /// Only in this state.
+    state: Option<String>,
+}
+
+fn prefix(text: &str) -> Result<Prefix, ApiError> {
+    text.parse().map_err(ApiError::bad)
+}
+
+fn prefixes(texts: &[String]) -> Result<BTreeSet<Prefix>, ApiError> {
+    texts.iter().map(|text| prefix(text)).collect()
+}
+
+/// Routes, by prefix and then in the order in which their nodes joined.
+#[utoipa::path(get, path = "/api/v2/routes", tag = "routes", params(Filter),
+    responses((status = 200, body = Vec<RouteBody>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+async fn list(State(state): State<ApiState>, Asked(filter): Asked<Filter>) -> Result<Json<Vec<RouteBody>>, ApiError> {
+    let wanted_prefix = filter.prefix.as_deref().map(prefix).transpose()?;
+    let word = filter.state.as_deref().map(|text| text.parse::<StateWord>().map_err(ApiError::bad)).transpose()?;
+    let routes = state.app.control.read(move |tailnet| {
+        let node = filter.node.as_deref().map(|text| nodes::find(tailnet, text)).transpose()?;
+        let mut rows: Vec<&Route> = tailnet
+            .routes()
+            .rows()
+            .filter(|row| node.is_none_or(|node| row.node == node))
+            .filter(|row| wanted_prefix.is_none_or(|prefix| row.prefix == prefix))
+            .filter(|row| word.is_none_or(|word| word.fits(tailnet.routes().state(row))))
+            .collect();
+        rows.sort_by_key(|row| (row.prefix, row.node));
+        Ok::<_, ApiError>(rows.into_iter().map(|row| body(row, tailnet)).collect())
+    });
+    Ok(Json(routes.await??))
+}
+
+/// Which routes to approve: some of a node, every node's for a prefix, or all that are pending.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Approve {
+    /// Of this node: id, name or address.
+    node: Option<String>,
+    /// These.
+    #[serde(default)]
+    prefixes: Vec<String>,
+    /// All that are pending, of all nodes; or of this node, or for these prefixes, where they are named.
+    #[serde(default)]
+    all_pending: bool,
+    /// The node's whole set: others are disabled.
+    #[serde(default)]
+    replace: bool,
+    /// Do it without asking.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Approves routes.
+#[utoipa::path(post, path = "/api/v2/routes/approve", tag = "routes", request_body = Approve,
+    responses((status = 200, body = Vec<RouteBody>), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn approve(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Body(ask): Body<Approve>,
+) -> Result<Json<Vec<RouteBody>>, ApiError> {
+    let Approve { node, prefixes: texts, all_pending, replace, force } = ask;
+    let wanted = prefixes(&texts)?;
+    if replace && (node.is_none() || all_pending) {
+        return Err(ApiError::bad("`replace` is about the whole set of one `node`"));
+    }
+    if !replace && wanted.is_empty() && !all_pending {
+        return Err(ApiError::bad("say which: `prefixes`, or `all_pending`"));
+    }
+    let guarded = state.guarded();
+    let by_node = state
+        .app
+        .control
+        .read(move |tailnet| {
+            let node = node.as_deref().map(|text| nodes::find(tailnet, text)).transpose()?;
+            let chosen = choose(tailnet, node, &wanted, all_pending, replace)?;
+            if !force {
+                warn_of_guarded(&chosen, &guarded)?;
+                if let Some(node) = node.filter(|_| replace) {
+                    let gone =
+                        tailnet.routes().rows_of(node).filter(|row| row.enabled && !wanted.contains(&row.prefix));
+                    let gone: Vec<Prefix> = gone.map(|row| row.prefix).collect();
+                    ask_if_last(tailnet, node, &gone, "disabled")?;
+                }
+            }
+            Ok::<_, ApiError>(chosen)
+        })
+        .await??;
+    let mode = if replace { ApproveMode::Replace } else { ApproveMode::Add };
+    let mut changed = Vec::new();
+    for (node, prefixes) in by_node {
+        let by = caller.0.clone();
+        let outcome = state.app.control.command(Command::ApproveRoutes { node, prefixes, mode, by }).await?;
+        changed.extend(routes_of(outcome));
+    }
+    records(&state, changed).await
+}
+
+/// What is meant, node by node.
+fn choose(
+    tailnet: &Tailnet,
+    node: Option<NodeId>,
+    wanted: &BTreeSet<Prefix>,
+    all_pending: bool,
+    replace: bool,
+) -> Result<BTreeMap<NodeId, BTreeSet<Prefix>>, ApiError> {
+    if let Some(node) = node.filter(|_| replace || !all_pending) {
+        return Ok(BTreeMap::from([(node, wanted.clone())]));
+    }
+    let mut chosen: BTreeMap<NodeId, BTreeSet<Prefix>> = BTreeMap::new();
+    for row in tailnet.routes().rows() {
+        let fits = node.is_none_or(|node| row.node == node) && (wanted.is_empty() || wanted.contains(&row.prefix));
+        let pending = tailnet.routes().state(row) == RouteState::Pending;
+        if fits && row.advertised && (pending || !all_pending) {
+            chosen.entry(row.node).or_default().insert(row.prefix);
+        }
+    }
+    if chosen.is_empty() && !all_pending {
+        let all: Vec<String> = wanted.iter().map(Prefix::to_string).collect();
+        return Err(ApiError::none(format!("no node advertises {}; `wayleave routes list` shows all", all.join(", "))));
+    }
+    Ok(chosen)
+}
+
+/// Which routes to disable.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Disable {
+    /// Of this node: id, name or address.
+    node: String,
+    /// These.
+    prefixes: Vec<String>,
+    /// Do it without asking.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Disables routes. No auto-approver brings them back.
+#[utoipa::path(post, path = "/api/v2/routes/disable", tag = "routes", request_body = Disable,
+    responses((status = 200, body = Vec<RouteBody>), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn disable(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Body(Disable { node, prefixes: texts, force }): Body<Disable>,
+) -> Result<Json<Vec<RouteBody>>, ApiError> {
+    let wanted = prefixes(&texts)?;
+    if wanted.is_empty() {
+        return Err(ApiError::bad("say which: `prefixes`"));
+    }
+    let all: Vec<Prefix> = wanted.iter().copied().collect();
+    let control = &state.app.control;
+    let node = control
+        .read(move |tailnet| {
+            let id = nodes::find(tailnet, &node)?;
+            if !force {
+                ask_if_last(tailnet, id, &all, "disabled")?;
+            }
+            Ok::<_, ApiError>(id)
+        })
+        .await??;
+    let outcome = control.command(Command::DisableRoutes { node, prefixes: wanted, by: caller.0 }).await?;
+    records(&state, routes_of(outcome)).await
+}
+
+fn routes_of(outcome: Outcome) -> Vec<RouteId> {
+    match outcome {
+        Outcome::Routes(routes) => routes,
+        Outcome::Done
+        | Outcome::User(_)
+        | Outcome::AuthKey(_)
+        | Outcome::ApiKey(_)
+        | Outcome::Registered(_)
+        | Outcome::LoginNeeded(_)
+        | Outcome::LoginWaits(_)
+        | Outcome::KeyExpired
+        | Outcome::LoggedOut => Vec::new(),
+    }
+}
+
+async fn records(state: &ApiState, ids: Vec<RouteId>) -> Result<Json<Vec<RouteBody>>, ApiError> {
+    let records = state.app.control.read(move |tailnet| {
+        ids.into_iter().filter_map(|id| tailnet.routes().row(id)).map(|row| body(row, tailnet)).collect()
+    });
+    Ok(Json(records.await?))
+}
+
+/// Refuses, until it is wanted, what would leave a prefix that is up without any router (design.md 2).
+pub(super) fn ask_if_last(tailnet: &Tailnet, node: NodeId, prefixes: &[Prefix], what: &str) -> Result<(), ApiError> {
+    let table = tailnet.routes();
+    let up = |prefix: &Prefix, node: NodeId| {
+        table.candidates(prefix).iter().any(|c| c.node == node && !matches!(c.rank, Rank::Down(_)))
+    };
+    let last: Vec<String> = prefixes
+        .iter()
+        .filter(|prefix| up(prefix, node) && !table.holders(prefix).any(|other| other != node && up(prefix, other)))
+        .map(Prefix::to_string)
+        .collect();
+    if last.is_empty() {
+        return Ok(());
+    }
+    let name = node_ref(tailnet, node).name;
+    Err(ApiError::confirm(format!(
+        "{name} is the only router that is up for {}: once it is {what} nobody reaches {} any more",
+        last.join(", "),
+        if last.len() == 1 { "it" } else { "them" }
+    )))
+}
+
+fn warn_of_guarded(
+    chosen: &BTreeMap<NodeId, BTreeSet<Prefix>>,
+    guarded: &[(IpAddr, &'static str)],
+) -> Result<(), ApiError> {
+    for prefix in chosen.values().flatten().filter(|prefix| !prefix.is_exit()) {
+        if let Some((address, what)) = guarded.iter().find(|(address, _)| prefix.contains(*address)) {
+            return Err(ApiError::confirm(format!(
+                "{prefix} contains {address}, {what}: clients that accept routes would reach it through the router, and not at all without it"
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl ApiState {
+    /// Addresses that clients need to reach before they reach anything else.
+    fn guarded(&self) -> Vec<(IpAddr, &'static str)> {
+        let options = &self.app.options;
+        let host = options.server_url.split_once("://").map_or("", |(_, rest)| rest);
+        let host = host.split('/').next().unwrap_or_default();
+        let host = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_matches(['[', ']']);
+        let server = host.parse().ok().map(|address| (address, "the control server's address"));
+        let shared = self.app.shared();
+        let relays: Vec<_> = shared
+            .derp_map
+            .regions
+            .values()
+            .flat_map(|region| &region.nodes)
+            .flat_map(|node| [&node.ipv4, &node.ipv6, &node.host_name])
+            .filter_map(|text| text.parse().ok())
+            .map(|address| (address, "a relay's address"))
+            .collect();
+        let dns = &options.dns.config;
+        let resolvers = dns.resolvers.iter().chain(dns.routes.values().flatten());
+        let resolvers = resolvers
+            .filter_map(|resolver| resolver.addr.parse().ok())
+            .map(|address| (address, "a resolver's address"));
+        server
+            .into_iter()
+            .chain(relays)
+            .chain(resolvers)
+            .filter(|(address, _): &(IpAddr, _)| !address.is_loopback())
+            .collect()
+    }
+}
+
+/// Which lines of history.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct HistoryQuery {
+    /// Only of this node: id, name or address.
+    node: Option<String>,
+    /// Only of this prefix.
+    prefix: Option<String>,
+    /// At most so many, the newest; 100 where it is not said, 10,000 at most.
+    limit: Option<u32>,
+}
+
+/// A line of history.
+#[derive(Debug, Serialize, ToSchema)]
+struct HistoryBody {
+    id: u64,
+    at: String,
+    prefix: Option<String>,
+    node: Option<NodeRef>,
+    /// `advertised`, `withdrawn`, `approved`, `disabled`, `primary changed` or `deleted`.
+    event: String,
+    /// Who had the prefix, where it moved.
+    from: Option<NodeRef>,
+    /// Who has it, where it moved.
+    to: Option<NodeRef>,
+    /// Who or what caused it.
+    cause: String,
+}
+
+/// What happened to routes, the newest first.
+#[utoipa::path(get, path = "/api/v2/routes/history", tag = "routes", params(HistoryQuery),
+    responses((status = 200, body = Vec<HistoryBody>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+async fn history(
+    State(state): State<ApiState>,
+    Asked(query): Asked<HistoryQuery>,
+) -> Result<Json<Vec<HistoryBody>>, ApiError> {
+    let control = &state.app.control;
+    let prefix = query.prefix.as_deref().map(prefix).transpose()?;
+    let node = match query.node {
+        Some(node) => Some(control.read(move |tailnet| nodes::find(tailnet, &node)).await??),
+        None => None,
+    };
+    let limit = query.limit.unwrap_or(HISTORY_LINES).min(MOST_HISTORY_LINES);
+    let rows = control.store().history(HistoryFilter { prefix, node, limit }).await?;
+    let lines = control.read(move |tailnet| {
+        let line = |row: HistoryRow| HistoryBody {
+            id: row.id,
+            at: row.at.to_string(),
+            prefix: row.prefix.map(|prefix| prefix.to_string()),
+            node: row.node.map(|id| node_ref(tailnet, id)),
+            event: row.event,
+            from: row.from.map(|id| node_ref(tailnet, id)),
+            to: row.to.map(|id| node_ref(tailnet, id)),
+            cause: row.cause,
+        };
+        rows.into_iter().map(line).collect()
+    });
+    Ok(Json(lines.await?))
+}

@@ -1,0 +1,318 @@
+//! A server: its parts put together, started and stopped.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use wayleave_derp::Relay;
+use wayleave_netmap::{PeerCache, Shared};
+use wayleave_store::{OpenError, Store, StoreError};
+use wayleave_tailnet::{Effect, LoginToken};
+use wayleave_wire::PrivateKey;
+
+use crate::api::{self, ApiState};
+use crate::clock::Clock;
+use crate::connections::Sessions;
+use crate::control_loop::Control;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::derp_map::Foreign;
+use crate::keys::{self, KeyFileError};
+use crate::listener::Secure;
+use crate::options::Options;
+use crate::relay::Members;
+use crate::tls::{self, TlsError};
+use crate::{listener, web};
+
+/// How long connections may take to end once the server stops.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What every connection and every request shares.
+pub(crate) struct App {
+    pub(crate) options: Options,
+    pub(crate) control: Control,
+    pub(crate) sessions: Sessions,
+    pub(crate) cache: PeerCache,
+    pub(crate) relay: Option<Relay>,
+    /// The Noise key.
+    pub(crate) key: PrivateKey,
+    /// The server stops.
+    pub(crate) stop: CancellationToken,
+    pub(crate) strangers: Arc<Semaphore>,
+    pub(crate) held_logins: Semaphore,
+    shared: watch::Sender<Arc<Shared>>,
+}
+
+impl App {
+    /// What all viewers share, as it is now.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared.borrow())
+    }
+
+    pub(crate) fn shared_changes(&self) -> watch::Receiver<Arc<Shared>> {
+        self.shared.subscribe()
+    }
+
+    /// Where a person approves a login.
+    pub(crate) fn login_url(&self, token: &LoginToken) -> String {
+        format!("{}/register/{}", self.options.server_url, token.0)
+    }
+
+    /// The login that such an address means.
+    pub(crate) fn login_of(&self, url: &str) -> Option<LoginToken> {
+        let token = url.rsplit_once("/register/")?.1;
+        Some(LoginToken(token.to_owned()))
+    }
+}
+
+/// The server can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder can't be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A key file can't be used.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// The database can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database can't be read.
+    #[error("the database can't be read")]
+    Load(#[from] StoreError),
+    /// The certificate can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address can't be listened at.
+    #[error("cannot listen at {address} ({key}): {hint}")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What to do.
+        hint: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The socket of the admin API can't be made.
+    #[error("cannot make the admin socket {}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn cannot_listen(key: &'static str, address: SocketAddr) -> impl FnOnce(std::io::Error) -> StartError {
+    move |source| {
+        let kind = source.kind();
+        let hint = if kind == std::io::ErrorKind::AddrInUse {
+            "another program listens there; stop it, or choose another address"
+        } else if kind == std::io::ErrorKind::PermissionDenied {
+            "ports below 1024 need the right to open them (CAP_NET_BIND_SERVICE)"
+        } else if kind == std::io::ErrorKind::AddrNotAvailable {
+            "this machine has no such address"
+        } else {
+            "see the cause"
+        };
+        StartError::Listen { key, address, hint, source }
+    }
+}
+
+/// A server that runs.
+pub struct Server {
+    app: Arc<App>,
+    tasks: JoinSet<()>,
+    address: Option<SocketAddr>,
+    _folder: DataDir,
+}
+
+impl Server {
+    /// Starts a server. Nothing of it runs if this fails.
+    ///
+    /// # Errors
+    ///
+    /// The data folder, a key, the database, a certificate or an address can't be used.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let folder = DataDir::take(&options.data_dir)?;
+        let key = keys::load_or_make(&folder.file("noise.key"))?;
+        let derp_key = keys::load_or_make(&folder.file("derp.key"))?;
+        let tls = match &options.tls {
+            Some(files) => Secure::Always(TlsAcceptor::from(tls::load(files)?)),
+            None => Secure::IfAsked(TlsAcceptor::from(tls::self_signed()?)),
+        };
+        let bind = async |key, address: Option<SocketAddr>| match address {
+            Some(address) => TcpListener::bind(address).await.map(Some).map_err(cannot_listen(key, address)),
+            None => Ok(None),
+        };
+        let main = bind("listen", options.listen).await?;
+        let plain = bind("http_listen", options.http_listen).await?;
+        let stun_at = options.derp.own.as_ref().and_then(|own| own.stun_listen);
+        let stun = match stun_at {
+            Some(at) => Some(UdpSocket::bind(at).await.map_err(cannot_listen("derp.stun_listen", at))?),
+            None => None,
+        };
+        let store = Store::open(&folder.file("wayleave.db")).await?;
+        let control = Control::start(store, options.tailnet.clone(), Clock::default()).await?;
+        let relay = options.derp.own.as_ref().map(|own| {
+            let members = Members { control: OnceLock::from(control.clone()), everybody: !own.verify_clients };
+            Relay::new(derp_key, Arc::new(members), wayleave_derp::Settings::default())
+        });
+        let server_is_tls = options.server_url.starts_with("https://");
+        let mut foreign = Foreign::default();
+        report(&foreign.refresh(&options.derp).await);
+        let shared = Arc::new(Shared {
+            base_domain: options.dns.base_domain.clone(),
+            dns: Arc::new(options.dns.config.clone()),
+            derp_map: Arc::new(foreign.merged(&options.derp, server_is_tls)),
+        });
+        let app = Arc::new(App {
+            control: control.clone(),
+            sessions: Sessions::default(),
+            cache: PeerCache::default(),
+            relay,
+            key,
+            stop: CancellationToken::new(),
+            strangers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
+            held_logins: Semaphore::new(options.limits.held_logins),
+            shared: watch::Sender::new(shared),
+            options,
+        });
+        let mut tasks = JoinSet::new();
+        let state = ApiState::new(&app);
+        if let Some(path) = app.options.socket.clone() {
+            let failed = |source| StartError::Socket { path: path.clone(), source };
+            let socket = api::bind_socket(&path).map_err(failed)?;
+            let (router, stop) = (api::local_router(state.clone()), app.stop.clone());
+            tasks.spawn(async move {
+                let stopped = stop.cancelled_owned();
+                if let Err(error) = axum::serve(socket, router).with_graceful_shutdown(stopped).await {
+                    tracing::error!(%error, "the admin socket broke");
+                }
+                // The next server makes its own.
+                drop(std::fs::remove_file(path));
+            });
+        }
+        let router = web::router(Arc::clone(&app)).merge(api::network_router(state));
+        let address = main.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(main) = main {
+            tasks.spawn(listener::serve(Arc::clone(&app), main, tls, router.clone()));
+        }
+        if let Some(plain) = plain {
+            tasks.spawn(listener::serve(Arc::clone(&app), plain, Secure::Never, router));
+        }
+        if let Some(stun) = stun {
+            let stop = app.stop.clone();
+            tasks.spawn(async move {
+                if let Err(error) = wayleave_derp::stun::serve(&stun, &stop).await {
+                    tracing::error!(%error, "the STUN socket broke");
+                }
+            });
+        }
+        tasks.spawn(refresh_derp_map(Arc::clone(&app), foreign, server_is_tls));
+        tasks.spawn(follow_deletions(Arc::clone(&app)));
+        tasks.spawn(prune_history(Arc::clone(&app)));
+        Ok(Self { app, tasks, address, _folder: folder })
+    }
+
+    /// Where clients are served.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The public key by which clients know the server.
+    pub fn public_key(&self) -> wayleave_model::MachineKey {
+        self.app.key.machine_key()
+    }
+
+    /// The control loop, for those who run a server inside another program.
+    pub fn control(&self) -> &Control {
+        &self.app.control
+    }
+
+    /// Stops: takes no more connections, tells clients to come back later (GOAWAY), and makes durable what is in force.
+    pub async fn stop(mut self) {
+        self.app.stop.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(FAREWELL, ended).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        self.app.control.stop().await;
+        self.app.control.store().close().await;
+    }
+}
+
+fn report(errors: &[crate::derp_map::DerpMapError]) {
+    for error in errors {
+        tracing::warn!(error = error as &dyn std::error::Error, "a relay map was left out, or is as it was last");
+    }
+}
+
+async fn refresh_derp_map(app: Arc<App>, mut foreign: Foreign, server_is_tls: bool) {
+    let options = &app.options.derp;
+    if options.urls.is_empty() && options.files.is_empty() {
+        return;
+    }
+    loop {
+        tokio::select! {
+            () = app.stop.cancelled() => return,
+            () = tokio::time::sleep(options.refresh) => {}
+        }
+        report(&foreign.refresh(options).await);
+        let derp_map = Arc::new(foreign.merged(options, server_is_tls));
+        app.shared.send_if_modified(|shared| {
+            let changed = shared.derp_map != derp_map;
+            if changed {
+                *shared = Arc::new(Shared { derp_map, ..Shared::clone(shared) });
+            }
+            changed
+        });
+    }
+}
+
+/// Ends the relay connections of nodes that are deleted.
+async fn follow_deletions(app: Arc<App>) {
+    let mut effects = app.control.effects();
+    loop {
+        let effect = tokio::select! {
+            () = app.stop.cancelled() => return,
+            effect = effects.recv() => effect,
+        };
+        match effect {
+            Ok(Effect::NodeGone(node)) => {
+                app.cache.forget(node.id);
+                if let Some(relay) = &app.relay {
+                    relay.close(&node.node_key);
+                }
+            }
+            Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Keeps the history within its bounds.
+async fn prune_history(app: Arc<App>) {
+    let limits = app.options.history;
+    loop {
+        let before = app.control.clock().now() - limits.max_age;
+        match app.control.store().prune_history(before, limits.max_entries).await {
+            Ok(0) => {}
+            Ok(lines) => tracing::debug!(lines, "old history was forgotten"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "old history could not be forgotten")
+            }
+        }
+        tokio::select! {
+            () = app.stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(3600)) => {}
+        }
+    }
+}

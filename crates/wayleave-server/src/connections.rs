@@ -1,0 +1,95 @@
+//! The newest map session of each node, and what is asked of clients through it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use wayleave_model::{NodeId, SessionId};
+use wayleave_wire::control::PingRequest;
+
+/// Requests that may wait for one session to send them. A session that is further behind is busy with a map, and would answer late.
+const ASKS: usize = 8;
+/// Answers that are waited for, over all clients. More are not asked for.
+const MOST_PINGS: usize = 65_536;
+
+/// Sessions that are open, and answers that are waited for.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    next: AtomicU64,
+    open: Mutex<BTreeMap<NodeId, Open>>,
+    pings: Mutex<BTreeMap<String, oneshot::Sender<Vec<u8>>>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    id: SessionId,
+    replaced: CancellationToken,
+    ask: mpsc::Sender<PingRequest>,
+    authority: String,
+}
+
+/// A place among the open sessions.
+#[derive(Debug)]
+pub struct Seat {
+    /// The session.
+    pub id: SessionId,
+    /// A newer session of the same node has opened.
+    pub replaced: CancellationToken,
+    /// What the client is to be asked.
+    pub asks: mpsc::Receiver<PingRequest>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sessions {
+    /// Opens a session, which replaces the one that the node had. `authority` is the host that the client used, so that its answers
+    /// come over the connection that is open (protocol.md 1.8).
+    pub fn open(&self, node: NodeId, authority: String) -> Seat {
+        let id = SessionId::new(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        let replaced = CancellationToken::new();
+        let (ask, asks) = mpsc::channel(ASKS);
+        let open = Open { id, replaced: replaced.clone(), ask, authority };
+        if let Some(old) = lock(&self.open).insert(node, open) {
+            old.replaced.cancel();
+        }
+        Seat { id, replaced, asks }
+    }
+
+    /// Closes a session. One that was replaced changes nothing.
+    pub fn close(&self, node: NodeId, id: SessionId) {
+        let mut open = lock(&self.open);
+        if open.get(&node).is_some_and(|newest| newest.id == id) {
+            open.remove(&node);
+        }
+    }
+
+    /// Asks a client for something, and gives what waits for its answer. `None`: it has no session, or is too far behind.
+    pub fn ask(
+        &self,
+        node: NodeId,
+        token: String,
+        request: impl FnOnce(String) -> PingRequest,
+    ) -> Option<oneshot::Receiver<Vec<u8>>> {
+        let open = lock(&self.open);
+        let session = open.get(&node)?;
+        let mut pings = lock(&self.pings);
+        pings.retain(|_, waits| !waits.is_closed());
+        if pings.len() >= MOST_PINGS {
+            return None;
+        }
+        session.ask.try_send(request(format!("https://{}/machine/ping/{token}", session.authority))).ok()?;
+        let (answer, answered) = oneshot::channel();
+        pings.insert(token, answer);
+        Some(answered)
+    }
+
+    /// Takes in an answer. Returns whether anybody waited for it.
+    pub fn answered(&self, token: &str, body: Vec<u8>) -> bool {
+        let waits = lock(&self.pings).remove(token);
+        waits.is_some_and(|waits| waits.send(body).is_ok())
+    }
+}

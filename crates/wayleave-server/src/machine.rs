@@ -1,0 +1,141 @@
+//! The machine protocol: one Noise connection of a client, the requests on it, and the watch over it.
+//!
+//! One task drives the HTTP/2 connection, looks whether it is silent, and starts a task for each request. The watch belongs to the
+//! connection and not to a session, because it is the connection that is heard or not; its verdict is told of each map session that
+//! the connection carries. A verdict closes nothing: an answer that comes later is recovery.
+
+mod map;
+mod other;
+mod register;
+mod requests;
+mod session;
+mod watch;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Method, Request};
+use tokio::io::{AsyncRead, AsyncWrite};
+use wayleave_model::{MachineKey, NodeId, SessionId};
+use wayleave_routes::{Cause, Silence};
+use wayleave_tailnet::Event;
+use wayleave_wire::CapabilityVersion;
+use wayleave_wire::noise::Session;
+
+use crate::app::App;
+use crate::meter::Meter;
+use crate::noise_stream::NoiseStream;
+use watch::Watch;
+
+/// Streams that a client may have open at once. Clients assume 100 before they are told.
+const MOST_STREAMS: u32 = 250;
+
+/// One Noise connection of a client.
+pub(crate) struct Connection {
+    pub(crate) app: Arc<App>,
+    /// Who is at the other end: the identity of every request.
+    pub(crate) machine: MachineKey,
+    pub(crate) version: CapabilityVersion,
+    /// The map sessions that it carries.
+    sessions: Mutex<Vec<(NodeId, SessionId)>>,
+}
+
+impl Connection {
+    fn sessions(&self) -> Vec<(NodeId, SessionId)> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn carries(&self, node: NodeId, session: SessionId) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push((node, session));
+    }
+
+    fn lost(&self, session: SessionId) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, id)| *id != session);
+    }
+
+    /// Whether one of its sessions is a router's, so that it is watched closely.
+    fn carries_router(&self) -> bool {
+        let snapshot = self.app.control.snapshot();
+        self.sessions().iter().any(|(node, _)| snapshot.node(*node).is_some_and(|view| view.is_router))
+    }
+}
+
+/// Serves one Noise connection until it ends or the server stops. `first` are bytes to be sent before its records.
+pub(crate) async fn serve<S>(app: Arc<App>, stream: S, session: Session, first: Vec<u8>, meter: Option<Meter>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (machine, version) = (session.peer, session.version);
+    let stream = NoiseStream::new(stream, session, first, meter.clone());
+    let mark = stream.mark();
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(MOST_STREAMS).max_header_list_size(16 << 10);
+    let handshake = tokio::time::timeout(app.options.limits.handshake, builder.handshake::<_, Bytes>(stream)).await;
+    let mut h2 = match handshake {
+        Ok(Ok(h2)) => h2,
+        Ok(Err(error)) => return tracing::debug!(%error, "a client did not begin HTTP/2"),
+        Err(_) => return tracing::debug!("a client did not begin HTTP/2 in time"),
+    };
+    let connection = Arc::new(Connection { app: Arc::clone(&app), machine, version, sessions: Mutex::default() });
+    let mut watch = Watch::new(h2.ping_pong(), meter, mark, &app);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = app.stop.cancelled(), if !stopping => {
+                // GOAWAY: what runs goes on, new requests open a new connection.
+                stopping = true;
+                h2.graceful_shutdown();
+            }
+            verdict = watch.next(&connection) => match verdict {
+                watch::Verdict::Silence(silence) => tell(&connection, silence).await,
+                watch::Verdict::Hopeless => {
+                    tracing::debug!("a connection that was silent for long is closed");
+                    return;
+                }
+            },
+            accepted = h2.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    let connection = Arc::clone(&connection);
+                    tokio::spawn(async move { answer(connection, request, respond).await });
+                }
+                Some(Err(error)) => return tracing::debug!(%error, "a connection ended"),
+                None => return,
+            },
+        }
+    }
+}
+
+async fn tell(connection: &Connection, silence: Silence) {
+    for (node, session) in connection.sessions() {
+        let event = match silence {
+            Silence::Silent(cause) => Event::Silent(node, session, cause),
+            Silence::Heard => Event::Answered(node, session),
+        };
+        connection.app.control.event(event).await;
+    }
+}
+
+/// Answers one request. A client that goes away in between needs no answer.
+async fn answer(connection: Arc<Connection>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let (head, body) = request.into_parts();
+    let authority = head.uri.authority().map(|authority| authority.to_string()).unwrap_or_default();
+    let body = match requests::body(body, connection.app.options.limits.body).await {
+        Ok(body) => body,
+        Err(refusal) => return requests::reply(&mut respond, refusal),
+    };
+    let path = head.uri.path();
+    let reply = match (&head.method, path) {
+        (&Method::POST, "/machine/register") => register::register(&connection, &body).await,
+        (&Method::POST, "/machine/map") => return map::map(connection, &body, authority, respond).await,
+        (_, path) => other::answer(&connection, &head.method, path, body.to_vec()),
+    };
+    requests::reply(&mut respond, reply);
+}
+
+/// What ended a stream, as evidence.
+pub(crate) const fn cause_of_reset(connection_lives: bool) -> Cause {
+    if connection_lives { Cause::StreamEnded } else { Cause::ConnectionClosed }
+}

@@ -1,0 +1,112 @@
+//! `/machine/map` (protocol.md 2.2): reports, one-shot maps, and streams.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{Response, StatusCode};
+use wayleave_model::{MachineKey, NodeKey};
+use wayleave_tailnet::{Event, Report};
+use wayleave_wire::CapabilityVersion;
+use wayleave_wire::control::{MapRequest, MapResponse, Node};
+
+use super::Connection;
+use super::requests::{Reply, reply};
+use super::session;
+use crate::encoding;
+
+pub(super) async fn map(connection: Arc<Connection>, body: &[u8], authority: String, mut respond: SendResponse<Bytes>) {
+    let request = match MapRequest::from_wire(body) {
+        Ok(request) => request,
+        Err(error) => return reply(&mut respond, Reply::refuse(StatusCode::BAD_REQUEST, crate::words(&error))),
+    };
+    let Some(node_key) = request.node_key else {
+        return reply(&mut respond, Reply::refuse(StatusCode::BAD_REQUEST, "a map request needs a node key"));
+    };
+    if CapabilityVersion(request.version) < CapabilityVersion::OLDEST {
+        let text = "this client is too old for this server: update it to 1.80 or newer";
+        return reply(&mut respond, Reply::refuse(StatusCode::BAD_REQUEST, text));
+    }
+    let app = &connection.app;
+    let snapshot = app.control.snapshot();
+    if let Some(id) = snapshot.by_node_key.get(&node_key)
+        && snapshot.node_of(&node_key, &connection.machine).is_none()
+    {
+        tracing::warn!(node.id = %id, "a machine asked for the map of a node that is another machine's");
+        let text = "this node key belongs to another machine";
+        return reply(&mut respond, Reply::refuse(StatusCode::FORBIDDEN, text));
+    }
+    let Some(view) = snapshot.node_of(&node_key, &connection.machine) else {
+        if request.stream {
+            return deleted(&connection, node_key, request.zstd, respond);
+        }
+        return reply(
+            &mut respond,
+            Reply::refuse(StatusCode::NOT_FOUND, "there is no node with this key; log in again"),
+        );
+    };
+    let node = view.node.id;
+    if request.stream {
+        return session::run(connection, node, request.zstd, authority, respond).await;
+    }
+    if request.omit_peers {
+        let MapRequest { version, disco_key, hostinfo, endpoints, .. } = request;
+        let report = Report { capability: version, disco_key, endpoints, hostinfo };
+        app.control.event(Event::Reported(node, Box::new(report))).await;
+        return reply(&mut respond, Reply::empty(StatusCode::OK));
+    }
+    let shared = app.shared();
+    let map = wayleave_netmap::full(&snapshot, &shared, &app.cache, node, app.control.clock().now());
+    one_frame(map.as_ref(), request.zstd, respond);
+}
+
+/// Tells a client whose node is gone that its key has expired. Any error would make it ask again for ever, in silence
+/// (protocol.md 2.2).
+fn deleted(connection: &Connection, key: NodeKey, zstd: bool, respond: SendResponse<Bytes>) {
+    let now = connection.app.control.clock().now();
+    let node = Node {
+        id: 1,
+        stable_id: "n0".to_owned(),
+        name: format!("deleted.{}.", connection.app.options.dns.base_domain),
+        user: wayleave_netmap::TAGGED_DEVICES,
+        key,
+        key_expiry: Some(now - Duration::from_secs(3600)),
+        machine: Some(MachineKey::from_bytes(*connection.machine.as_bytes())),
+        disco_key: None,
+        addresses: Vec::new(),
+        allowed_ips: Vec::new(),
+        endpoints: Vec::new(),
+        derp: String::new(),
+        home_derp: 0,
+        hostinfo: wayleave_wire::control::PeerHostinfo::default(),
+        created: now,
+        cap: connection.version.0,
+        tags: Vec::new(),
+        primary_routes: Vec::new(),
+        last_seen: None,
+        online: false,
+        machine_authorized: true,
+        cap_map: std::collections::BTreeMap::new(),
+        expired: true,
+    };
+    let map = MapResponse {
+        node: Some(Box::new(node)),
+        peers: Some(Vec::new()),
+        control_time: Some(now),
+        domain: connection.app.options.dns.base_domain.clone(),
+        packet_filter: Some(Arc::from([])),
+        ..MapResponse::default()
+    };
+    one_frame(Some(&map), zstd, respond);
+}
+
+fn one_frame(map: Option<&MapResponse>, zstd: bool, mut respond: SendResponse<Bytes>) {
+    let Some(frame) = map.and_then(|map| encoding::frame(map, zstd)) else {
+        return reply(&mut respond, Reply::empty(StatusCode::INTERNAL_SERVER_ERROR));
+    };
+    if let Ok(mut stream) = respond.send_response(Response::new(()), false) {
+        // A client that has gone away needs none.
+        drop(stream.send_data(frame, true));
+    }
+}

@@ -1,0 +1,196 @@
+//! A map session: keeps a long poll alive, brings its viewer to the newest snapshot, drops a reader that takes nothing.
+//!
+//! The first frame is the full map. After it the session waits for a newer snapshot and tells the difference. It looks at the
+//! newest only when the frame before has gone out, so a slow reader gets the latest state next, never a queue of old ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::server::SendResponse;
+use http::{Response, StatusCode};
+use wayleave_model::NodeId;
+use wayleave_netmap::{Shared, delta, full};
+use wayleave_routes::Cause;
+use wayleave_tailnet::{Ending, Event, Snapshot};
+use wayleave_wire::control::MapResponse;
+
+use super::requests::{Reply, reply};
+use super::{Connection, cause_of_reset};
+use crate::app::App;
+use crate::connections::Seat;
+use crate::encoding;
+
+/// Why a session ended.
+enum End {
+    /// The client is gone, or so is its stream.
+    Lost(Cause),
+    /// A newer session of the node took over, or the node was deleted.
+    Quiet,
+    /// The server stops: that says nothing about the node.
+    Stopped,
+}
+
+pub(super) async fn run(
+    connection: Arc<Connection>,
+    node: NodeId,
+    zstd: bool,
+    authority: String,
+    mut respond: SendResponse<Bytes>,
+) {
+    let app = Arc::clone(&connection.app);
+    let seat = app.sessions.open(node, authority);
+    let id = seat.id;
+    app.control.event(Event::SessionOpened(node, id)).await;
+    connection.carries(node, id);
+    tracing::debug!(node.id = %node, session.id = %id, "session opened");
+    let end = match respond.send_response(Response::new(()), false) {
+        Ok(stream) => Session { app: &app, node, zstd, stream }.serve(seat).await,
+        Err(_) => {
+            reply(&mut respond, Reply::empty(StatusCode::INTERNAL_SERVER_ERROR));
+            End::Lost(Cause::StreamEnded)
+        }
+    };
+    connection.lost(id);
+    app.sessions.close(node, id);
+    match end {
+        End::Lost(cause) => {
+            tracing::debug!(node.id = %node, session.id = %id, %cause, "session lost");
+            app.control.event(Event::SessionEnded(node, id, Ending::Lost(cause))).await;
+        }
+        End::Quiet => {
+            tracing::debug!(node.id = %node, session.id = %id, "session ended");
+            app.control.event(Event::SessionEnded(node, id, Ending::Replaced)).await;
+        }
+        End::Stopped => {}
+    }
+}
+
+struct Session<'a> {
+    app: &'a App,
+    node: NodeId,
+    zstd: bool,
+    stream: SendStream<Bytes>,
+}
+
+impl Session<'_> {
+    async fn serve(mut self, mut seat: Seat) -> End {
+        let stop = self.app.stop.clone();
+        let replaced = seat.replaced.clone();
+        tokio::select! {
+            biased;
+            () = replaced.cancelled() => End::Quiet,
+            () = stop.cancelled() => End::Stopped,
+            end = self.tell(&mut seat) => end,
+        }
+    }
+
+    async fn tell(&mut self, seat: &mut Seat) -> End {
+        let mut snapshots = self.app.control.snapshots();
+        let mut shared_changes = self.app.shared_changes();
+        let mut base: Option<(Arc<Snapshot>, Arc<Shared>)> = None;
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            let shared = Arc::clone(&shared_changes.borrow_and_update());
+            if snapshot.node(self.node).is_none() {
+                return self.farewell(base).await;
+            }
+            let now = self.app.control.clock().now();
+            let map = match &base {
+                Some((old, old_shared)) => match snapshot.changed_since(old.version) {
+                    Some(changed) => {
+                        delta((old, old_shared), (&snapshot, &shared), &changed, &self.app.cache, self.node, now)
+                    }
+                    None => full(&snapshot, &shared, &self.app.cache, self.node, now),
+                },
+                None => full(&snapshot, &shared, &self.app.cache, self.node, now),
+            };
+            base = Some((snapshot, shared));
+            if let Some(map) = map
+                && let Err(cause) = self.send(&map).await
+            {
+                return End::Lost(cause);
+            }
+            // Wait until there is something to tell.
+            let jitter = self.app.options.probes.keep_alive.mul_f64(rand::random::<f64>() / 6.0);
+            let keep_alive = self.app.options.probes.keep_alive.saturating_sub(jitter);
+            let silent = tokio::time::sleep(keep_alive);
+            tokio::pin!(silent);
+            loop {
+                tokio::select! {
+                    changed = snapshots.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return End::Stopped,
+                    },
+                    Ok(()) = shared_changes.changed() => break,
+                    reset = std::future::poll_fn(|cx| self.stream.poll_reset(cx)) => {
+                        return End::Lost(cause_of_reset(reset.is_ok()));
+                    }
+                    Some(ask) = seat.asks.recv() => {
+                        let frame = MapResponse { keep_alive: true, ping_request: Some(ask), ..MapResponse::default() };
+                        if let Err(cause) = self.send(&frame).await {
+                            return End::Lost(cause);
+                        }
+                    }
+                    () = &mut silent => {
+                        let now = self.app.control.clock().now();
+                        // With the time in it a frame has a length of its own, which disarms a fault of clients since 1.90
+                        // (protocol.md 2.2).
+                        let frame = MapResponse { keep_alive: true, control_time: Some(now), ..MapResponse::default() };
+                        if let Err(cause) = self.send(&frame).await {
+                            return End::Lost(cause);
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells a client whose node was deleted that its key is no longer good, so that it asks its user to log in.
+    async fn farewell(&mut self, base: Option<(Arc<Snapshot>, Arc<Shared>)>) -> End {
+        if let Some((old, shared)) = base {
+            let now = self.app.control.clock().now();
+            let gone = full(&old, &shared, &self.app.cache, self.node, now).map(|mut map| {
+                if let Some(node) = &mut map.node {
+                    node.key_expiry = Some(now - Duration::from_secs(3600));
+                    node.expired = true;
+                }
+                MapResponse { peers: None, ..map }
+            });
+            if let Some(gone) = gone {
+                // It is gone either way.
+                self.send(&gone).await.ok();
+                drop(self.stream.send_data(Bytes::new(), true));
+            }
+        }
+        End::Quiet
+    }
+
+    /// Sends one frame, whole. Returns what ended the stream if it did.
+    async fn send(&mut self, map: &MapResponse) -> Result<(), Cause> {
+        let Some(mut frame) = encoding::frame(map, self.zstd) else { return Err(Cause::StreamEnded) };
+        while !frame.is_empty() {
+            self.stream.reserve_capacity(frame.len());
+            let capacity = std::future::poll_fn(|cx| self.stream.poll_capacity(cx));
+            let patience = self.app.options.limits.stuck;
+            let capacity = match tokio::time::timeout(patience, capacity).await {
+                Ok(Some(Ok(capacity))) => capacity,
+                Ok(Some(Err(error))) => return Err(cause_of_reset(!error.is_io() && !error.is_go_away())),
+                Ok(None) => return Err(Cause::ConnectionClosed),
+                Err(_) => {
+                    tracing::warn!(node.id = %self.node, "a client took nothing of its map for {patience:?}; its session is ended");
+                    self.stream.send_reset(h2::Reason::CANCEL);
+                    return Err(Cause::StreamEnded);
+                }
+            };
+            let part = frame.split_to(capacity.min(frame.len()));
+            if part.is_empty() {
+                continue;
+            }
+            self.stream.send_data(part, false).map_err(|_| Cause::ConnectionClosed)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! A byte stream inside Noise records, which also notes when a PING has been handed to TCP.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use wayleave_wire::noise::{MAX_PLAINTEXT, Opener, Sealer, Session};
+
+use crate::meter::Meter;
+
+/// How much plaintext is sealed at once: a few records, so that one write to the system carries them together.
+const SEAL_AT_ONCE: usize = 8 * MAX_PLAINTEXT;
+/// How much sealed text may wait for the system to take it. Beyond that the writer has to wait.
+const MOST_WAITING: usize = 2 * SEAL_AT_ONCE;
+
+/// Where in the TCP stream the newest PING ends.
+#[derive(Debug, Default)]
+pub struct PingMark {
+    /// `written` of the meter once the PING was handed to the system; 0 while it was not.
+    position: AtomicU64,
+    scan: Mutex<Scan>,
+}
+
+/// Finds PINGs in what the HTTP/2 library writes (RFC 9113 4.1, 6.7).
+#[derive(Debug, Default)]
+struct Scan {
+    header: Vec<u8>,
+    /// Bytes of the current frame's payload that have not gone by.
+    payload: usize,
+    /// Whether the connection preface or settings are done is of no interest: a server's first bytes are a frame.
+    found: bool,
+}
+
+impl Scan {
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.payload > 0 {
+                let gone = self.payload.min(bytes.len());
+                self.payload -= gone;
+                bytes = &bytes[gone..];
+                continue;
+            }
+            let (head, rest) = bytes.split_at(bytes.len().min(9 - self.header.len()));
+            self.header.extend(head);
+            bytes = rest;
+            if let [a, b, c, kind, flags, ..] = self.header[..]
+                && self.header.len() == 9
+            {
+                self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                self.found |= kind == 6 && flags & 1 == 0;
+                self.header.clear();
+            }
+        }
+    }
+}
+
+impl PingMark {
+    /// Forgets the last PING; called before the next is sent.
+    pub fn clear(&self) {
+        self.position.store(0, Ordering::Release);
+        self.scan.lock().unwrap_or_else(PoisonError::into_inner).found = false;
+    }
+
+    /// How many bytes the TCP stream had when the PING was all in it. `None`: it still waits.
+    pub fn position(&self) -> Option<u64> {
+        Some(self.position.load(Ordering::Acquire)).filter(|position| *position > 0)
+    }
+}
+
+/// A byte stream inside Noise records.
+pub struct NoiseStream<S> {
+    inner: S,
+    sealer: Sealer,
+    opener: Opener,
+    /// Opened and not read.
+    plain: Vec<u8>,
+    taken: usize,
+    /// Sealed and not written.
+    sealed: Vec<u8>,
+    written: usize,
+    /// A PING is in `sealed`.
+    ping_waits: bool,
+    mark: Arc<PingMark>,
+    meter: Option<Meter>,
+}
+
+impl<S> NoiseStream<S> {
+    /// The stream of a session; `first` are bytes to be sent before its records. `meter` is that of the TCP stream below.
+    pub fn new(inner: S, session: Session, first: Vec<u8>, meter: Option<Meter>) -> Self {
+        let Session { sealer, opener, .. } = session;
+        let mark = Arc::default();
+        Self {
+            inner,
+            sealer,
+            opener,
+            plain: Vec::new(),
+            taken: 0,
+            sealed: first,
+            written: 0,
+            ping_waits: false,
+            mark,
+            meter,
+        }
+    }
+
+    /// Where its newest PING is.
+    pub fn mark(&self) -> Arc<PingMark> {
+        Arc::clone(&self.mark)
+    }
+}
+
+fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl<S: AsyncWrite + Unpin> NoiseStream<S> {
+    /// Hands what is sealed to the stream below.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.sealed.len() {
+            let taken = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.sealed[self.written..]))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += taken;
+        }
+        if self.written > 0 {
+            // An idle connection keeps no buffer.
+            self.sealed = Vec::new();
+            self.written = 0;
+        }
+        if std::mem::take(&mut self.ping_waits)
+            && let Some(reading) = self.meter.as_ref().and_then(Meter::read)
+        {
+            self.mark.position.store(reading.written, Ordering::Release);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for NoiseStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let me = &mut *self;
+        loop {
+            if me.taken < me.plain.len() {
+                let some = (me.plain.len() - me.taken).min(buf.remaining());
+                buf.put_slice(&me.plain[me.taken..me.taken + some]);
+                me.taken += some;
+                if me.taken == me.plain.len() {
+                    me.plain = Vec::new();
+                    me.taken = 0;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(plain) = me.opener.next().map_err(broken)? {
+                me.plain = plain;
+                continue;
+            }
+            let mut bytes = [0; 8192];
+            let mut read = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut me.inner).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            me.opener.feed(read.filled());
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let me = &mut *self;
+        if me.sealed.len() - me.written >= MOST_WAITING {
+            ready!(me.poll_drain(cx))?;
+        }
+        let some = &buf[..buf.len().min(SEAL_AT_ONCE)];
+        me.sealer.seal(some, &mut me.sealed).map_err(broken)?;
+        {
+            let mut scan = me.mark.scan.lock().unwrap_or_else(PoisonError::into_inner);
+            scan.pass(some);
+            me.ping_waits |= std::mem::take(&mut scan.found);
+        }
+        Poll::Ready(Ok(some.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ping(flags: u8) -> Vec<u8> {
+        [vec![0, 0, 8, 6, flags, 0, 0, 0, 0], vec![1; 8]].concat()
+    }
+
+    #[test]
+    fn a_ping_is_found_wherever_writes_are_cut_and_its_answer_is_not_one() {
+        let data = [vec![0, 0, 20, 0, 0, 0, 0, 0, 1], vec![6; 20]].concat();
+        let stream = [data.clone(), ping(1), data, ping(0)].concat();
+        let last = stream.len() - 17;
+        for cut in 0..stream.len() {
+            let mut scan = Scan::default();
+            scan.pass(&stream[..cut]);
+            assert_eq!(scan.found, cut >= last + 9, "cut at {cut}");
+            scan.pass(&stream[cut..]);
+            assert!(scan.found);
+        }
+    }
+}

@@ -35,6 +35,17 @@ pub use clock::Clock;
 pub use control_loop::{CommandError, Control};
 pub use options::Options;
 
+/// What the options of a server hold of the tailnet's.
+pub mod tailnet {
+    pub use wayleave_routes::Settings as RouteSettings;
+    pub use wayleave_tailnet::{AddressError, AddressPool, Settings};
+}
+
+/// What the options of a server hold of the wire's.
+pub mod wire {
+    pub use wayleave_wire::control::{DnsConfig, DnsRecord, Resolver};
+}
+
 /// An error and all that caused it, in one line.
 pub fn words(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

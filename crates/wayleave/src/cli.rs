@@ -1,0 +1,240 @@
+//! The command line: what there is to type, and who does it.
+
+mod apikeys;
+mod keys;
+mod nodes;
+mod routes;
+mod users;
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use hyper::Method;
+use serde_json::Value;
+
+use crate::client::{Client, Refused};
+use crate::config::Layers;
+use crate::config_cmd::{self, ConfigCommand};
+use crate::output::{self, Format};
+use crate::serve::{self, ServeArgs};
+
+/// A control server for Tailscale clients whose heart is route management.
+#[derive(Debug, Parser)]
+#[command(name = "wayleave", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command takes, before or after it.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The folder with keys, database and socket: which server is meant.
+    #[arg(long, global = true, value_name = "D", env = "WAYLEAVE_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The configuration file; where it is not said, wayleave.toml in the data folder.
+    #[arg(long, global = true, value_name = "F", env = "WAYLEAVE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Set a key of the configuration.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// A server elsewhere, by its address. Needs an API key.
+    #[arg(long, global = true, value_name = "URL", env = "WAYLEAVE_SERVER")]
+    server: Option<String>,
+    /// The file that holds the API key. (Or the variable `WAYLEAVE_API_KEY`.)
+    #[arg(long, global = true, value_name = "F")]
+    api_key_file: Option<PathBuf>,
+    /// How to print.
+    #[arg(long, short, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// Answer questions with yes in advance.
+    #[arg(long, global = true)]
+    yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(ServeArgs),
+    /// Users.
+    #[command(subcommand)]
+    Users(users::Command),
+    /// Pre-auth keys: they let machines in without a person.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Nodes.
+    #[command(subcommand)]
+    Nodes(nodes::Command),
+    /// Routes.
+    #[command(subcommand)]
+    Routes(routes::Command),
+    /// Keys for the admin API.
+    #[command(subcommand)]
+    Apikeys(apikeys::Command),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print what a shell needs to complete commands.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Global {
+    /// The data folder: as it was said, else below the user's own.
+    pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        if let Some(path) = &self.data_dir {
+            return Ok(path.clone());
+        }
+        let from = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let data = from("XDG_DATA_HOME").or_else(|| from("HOME").map(|home| home.join(".local/share")));
+        data.map(|data| data.join("wayleave")).context("there is no home folder: say with --data-dir where the data is")
+    }
+
+    /// What was configured.
+    pub fn layers(&self, data_dir: &Path, flags: &[(&'static str, &'static str, String)]) -> anyhow::Result<Layers> {
+        let usual = data_dir.join("wayleave.toml");
+        let file = self.config.clone().or_else(|| usual.exists().then_some(usual));
+        let environment =
+            std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+        Ok(Layers::read(file.as_deref(), environment, &self.set, flags)?)
+    }
+
+    fn client(&self) -> anyhow::Result<Client> {
+        if let Some(url) = &self.server {
+            let key = match &self.api_key_file {
+                Some(path) => {
+                    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+                }
+                None => std::env::var("WAYLEAVE_API_KEY")
+                    .context("--server needs an API key: --api-key-file, or the variable WAYLEAVE_API_KEY")?,
+            };
+            return Ok(Client::Network { url: url.trim_end_matches('/').to_owned(), key: key.trim().to_owned() });
+        }
+        let data_dir = self.data_dir()?;
+        let layers = self.layers(&data_dir, &[])?;
+        let socket = layers.get("socket").and_then(|(value, _)| value.as_str()).unwrap_or_default();
+        match socket {
+            "" => Ok(Client::Socket(data_dir.join("wayleave.sock"))),
+            "off" => bail!("the admin socket is switched off (`socket`): use --server with an API key"),
+            path => Ok(Client::Socket(PathBuf::from(path))),
+        }
+    }
+
+    /// Asks for something that may have a consequence: if the server wants it confirmed, the person is asked.
+    async fn confirmed(
+        &self,
+        client: &Client,
+        method: Method,
+        path: impl Fn(bool) -> String,
+        body: impl Fn(bool) -> Option<Value>,
+    ) -> anyhow::Result<Value> {
+        let answer = client.ask(method.clone(), &path(self.yes), body(self.yes).as_ref()).await;
+        let Err(error) = answer else { return answer };
+        let Some(message) = error.downcast_ref::<Refused>().filter(|refused| refused.confirm).map(ToString::to_string)
+        else {
+            return Err(error);
+        };
+        if !std::io::stdin().is_terminal() {
+            bail!("{message}; say --yes if that is wanted");
+        }
+        write!(std::io::stderr(), "{message}.\nGo on? [y/N] ")?;
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line)?;
+        if !matches!(line.trim(), "y" | "Y" | "yes") {
+            bail!("nothing was changed");
+        }
+        client.ask(method, &path(true), body(true).as_ref()).await
+    }
+}
+
+/// Does what was typed. Exit status: 0 done, 1 failed, 2 not understood.
+pub async fn run(cli: Cli) -> ExitCode {
+    match dispatch(&cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(&format!("wayleave: {}", wayleave_server::words(error.as_ref())));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Serve(args) => serve::run(global, args).await,
+        Command::Config(command) => config_cmd::run(global, command),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "wayleave", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Users(command) => users::run(global, &global.client()?, command).await,
+        Command::Keys(command) => keys::run(global, &global.client()?, command).await,
+        Command::Nodes(command) => nodes::run(global, &global.client()?, command).await,
+        Command::Routes(command) => routes::run(global, &global.client()?, command).await,
+        Command::Apikeys(command) => apikeys::run(global, &global.client()?, command).await,
+    }
+}
+
+/// A duration as an argument.
+fn duration(text: &str) -> Result<std::time::Duration, crate::durations::DurationError> {
+    crate::durations::parse(text)
+}
+
+/// Prints what came of a change: the thing itself for programs, a line for people.
+fn done(global: &Global, value: &Value, text: &str) -> anyhow::Result<()> {
+    if global.output == Format::Table {
+        output::line(text);
+        return Ok(());
+    }
+    let value = if value.is_null() { serde_json::json!({ "done": text }) } else { value.clone() };
+    output::one(global.output, &value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_that_others_script_against_are_understood() {
+        Cli::command().debug_assert();
+        for line in [
+            "serve --data-dir D --listen 127.0.0.1:1 --server-url http://x",
+            "--data-dir D serve --set nodes.ephemeral_timeout=5s --set derp.enabled=false",
+            "users create anna",
+            "keys create --user anna --reusable --ephemeral --tags tag:a,tag:b --expires 24h --output json",
+            "--data-dir D nodes list --output json",
+            "nodes show --node r1",
+            "nodes register --key K --user anna",
+            "nodes rename --node r1 r2",
+            "nodes tag --node r1 tag:a,tag:b",
+            "nodes expire --node 1",
+            "nodes delete --node 100.64.0.1 --yes",
+            "nodes list-routes",
+            "nodes approve-routes --node r1 10.0.0.0/8 fd00::/64",
+            "nodes approve-routes --node r1",
+            "routes list --node r1 --prefix 10.0.0.0/8 --state pending",
+            "routes approve --node r1 10.0.0.0/8",
+            "routes approve --prefix 10.0.0.0/8",
+            "routes approve --all-pending",
+            "routes disable --node r1 10.0.0.0/8 --yes",
+            "routes history --prefix 10.0.0.0/8",
+            "apikeys create --expires 90d",
+            "config show",
+            "completions bash",
+        ] {
+            let words = std::iter::once("wayleave").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+        for line in ["routes approve", "keys create --expires soon", "nodes rename --node r1", "nonsense"] {
+            let words = std::iter::once("wayleave").chain(line.split(' '));
+            assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

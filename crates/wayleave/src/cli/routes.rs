@@ -1,0 +1,150 @@
+//! `wayleave routes`.
+
+use clap::{ArgGroup, Args, Subcommand};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::Global;
+use crate::client::{Client, query};
+use crate::output::{self, Column};
+
+/// What to do with routes.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List routes, prefix by prefix.
+    List {
+        /// Only of this node: id, name or address.
+        #[arg(long)]
+        node: Option<String>,
+        /// Only this prefix.
+        #[arg(long)]
+        prefix: Option<String>,
+        /// Only in this state, such as pending.
+        #[arg(long)]
+        state: Option<String>,
+    },
+    /// Approve routes. It adds: others stay as they are.
+    Approve(Approve),
+    /// Disable routes of a node. No auto-approver brings them back.
+    Disable {
+        /// Id, name or address.
+        #[arg(long, value_name = "N")]
+        node: String,
+        /// Which.
+        #[arg(required = true)]
+        prefixes: Vec<String>,
+    },
+    /// Show what happened to routes, the newest first.
+    History {
+        /// Only of this prefix.
+        #[arg(long)]
+        prefix: Option<String>,
+        /// Only of this node: id, name or address.
+        #[arg(long)]
+        node: Option<String>,
+        /// So many lines.
+        #[arg(long)]
+        limit: Option<u32>,
+    },
+}
+
+/// Which routes to approve.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["prefixes", "prefix", "all_pending"]))]
+pub struct Approve {
+    /// Of this node: id, name or address.
+    #[arg(long, value_name = "N")]
+    node: Option<String>,
+    /// Of every node that advertises this prefix.
+    #[arg(long, value_name = "P")]
+    prefix: Option<String>,
+    /// All that are pending.
+    #[arg(long, conflicts_with = "prefixes")]
+    all_pending: bool,
+    /// These, of the node.
+    #[arg(requires = "node")]
+    prefixes: Vec<String>,
+}
+
+pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::List { node, prefix, state } => {
+            list(global, client, node.as_deref(), prefix.as_deref(), state.as_deref()).await
+        }
+        Command::Approve(Approve { node, prefix, all_pending, prefixes }) => {
+            let all: Vec<&String> = prefixes.iter().chain(prefix).collect();
+            let body = |force: bool| {
+                Some(json!({ "node": node, "prefixes": all, "all_pending": all_pending, "force": force }))
+            };
+            let path = |_| "/api/v2/routes/approve".to_owned();
+            let changed = global.confirmed(client, Method::POST, path, body).await?;
+            output::list(global.output, &changed, &columns())
+        }
+        Command::Disable { node, prefixes } => {
+            let body = |force: bool| Some(json!({ "node": node, "prefixes": prefixes, "force": force }));
+            let path = |_| "/api/v2/routes/disable".to_owned();
+            let changed = global.confirmed(client, Method::POST, path, body).await?;
+            output::list(global.output, &changed, &columns())
+        }
+        Command::History { prefix, node, limit } => {
+            let limit = limit.map(|limit| limit.to_string());
+            let parts = [("prefix", prefix.as_deref()), ("node", node.as_deref()), ("limit", limit.as_deref())];
+            let path = format!("/api/v2/routes/history{}", query(&parts));
+            let lines = client.ask(Method::GET, &path, None).await?;
+            let columns = [
+                Column::text("TIME", "at"),
+                Column::text("PREFIX", "prefix"),
+                Column::text("EVENT", "event"),
+                Column::with("NODE", |line: &Value| {
+                    if line["from"].is_null() && line["to"].is_null() {
+                        output::show(&line["node"])
+                    } else {
+                        let name = |field: &str| {
+                            if line[field].is_null() { "nobody".into() } else { output::show(&line[field]) }
+                        };
+                        format!("{} -> {}", name("from"), name("to"))
+                    }
+                }),
+                Column::text("CAUSE", "cause"),
+            ];
+            output::list(global.output, &lines, &columns)
+        }
+    }
+}
+
+/// Lists routes.
+pub async fn list(
+    global: &Global,
+    client: &Client,
+    node: Option<&str>,
+    prefix: Option<&str>,
+    state: Option<&str>,
+) -> anyhow::Result<()> {
+    let path = format!("/api/v2/routes{}", query(&[("node", node), ("prefix", prefix), ("state", state)]));
+    let routes = client.ask(Method::GET, &path, None).await?;
+    output::list(global.output, &routes, &columns())
+}
+
+/// The columns of a list of routes.
+pub fn columns() -> [Column; 6] {
+    [
+        Column::text("PREFIX", "prefix"),
+        Column::text("NODE", "node"),
+        Column::with("STATE", |route: &Value| {
+            let state = output::show(&route["state"]);
+            let dead_primary = route["is_primary"] == Value::Bool(true) && state != "primary";
+            let state = if dead_primary { format!("{state}, primary") } else { state };
+            match route["reason"].as_str() {
+                Some(reason) => format!("{state}: {reason}"),
+                None => state,
+            }
+        }),
+        Column::with("BECAUSE", |route: &Value| output::show(&route["because"])),
+        Column::with("APPROVAL", |route: &Value| {
+            let approval = &route["approval"];
+            let by = output::show(&approval["by"]);
+            if approval["refused"] == Value::Bool(true) { format!("no, {by}") } else { by }
+        }),
+        Column::time("CHANGED", "updated_at"),
+    ]
+}

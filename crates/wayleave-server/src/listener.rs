@@ -45,6 +45,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub struct Peer {
     /// Where it comes from.
     pub address: SocketAddr,
+    /// When it was accepted.
+    pub accepted_at: wayleave_model::Timestamp,
     /// Counts its bytes.
     pub meter: Meter,
     permit: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
@@ -95,7 +97,8 @@ async fn connection(
     drop(stream.set_nodelay(true));
     let Ok(stream) = MeteredStream::new(stream, app.control.clock().clone()) else { return };
     let meter = stream.meter();
-    let peer = Peer { address, meter, permit: Arc::new(Mutex::new(Some(permit))) };
+    let accepted_at = app.control.clock().now();
+    let peer = Peer { address, accepted_at, meter, permit: Arc::new(Mutex::new(Some(permit))) };
     let tls = match tls {
         Secure::Always(tls) => Some(tls),
         Secure::Never => None,

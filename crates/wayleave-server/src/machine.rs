@@ -12,20 +12,21 @@ mod session;
 mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
-use wayleave_model::{MachineKey, NodeId, SessionId};
+use wayleave_model::{MachineKey, NodeId, SessionId, Timestamp};
 use wayleave_routes::{Cause, Silence};
 use wayleave_tailnet::Event;
 use wayleave_wire::CapabilityVersion;
 use wayleave_wire::noise::Session;
 
 use crate::app::App;
-use crate::meter::Meter;
+use crate::listener::Peer;
 use crate::noise_stream::NoiseStream;
 use watch::Watch;
 
@@ -38,6 +39,8 @@ pub(crate) struct Connection {
     /// Who is at the other end: the identity of every request.
     pub(crate) machine: MachineKey,
     pub(crate) version: CapabilityVersion,
+    /// When it was accepted; taken by its first map, for the log.
+    accepted_at: Mutex<Option<Timestamp>>,
     /// The map sessions that it carries.
     sessions: Mutex<Vec<(NodeId, SessionId)>>,
 }
@@ -49,6 +52,12 @@ impl Connection {
 
     fn carries(&self, node: NodeId, session: SessionId) {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push((node, session));
+    }
+
+    /// How long its first map took, the first time that this is asked.
+    fn first_map_took(&self) -> Option<Duration> {
+        let accepted_at = self.accepted_at.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(self.app.control.clock().now().since(accepted_at))
     }
 
     fn lost(&self, session: SessionId) {
@@ -63,10 +72,12 @@ impl Connection {
 }
 
 /// Serves one Noise connection until it ends or the server stops. `first` are bytes to be sent before its records.
-pub(crate) async fn serve<S>(app: Arc<App>, stream: S, session: Session, first: Vec<u8>, meter: Option<Meter>)
+pub(crate) async fn serve<S>(app: Arc<App>, stream: S, session: Session, first: Vec<u8>, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    peer.known();
+    let meter = Some(peer.meter);
     let (machine, version) = (session.peer, session.version);
     let stream = NoiseStream::new(stream, session, first, meter.clone());
     let mark = stream.mark();
@@ -78,7 +89,13 @@ where
         Ok(Err(error)) => return tracing::debug!(%error, "a client did not begin HTTP/2"),
         Err(_) => return tracing::debug!("a client did not begin HTTP/2 in time"),
     };
-    let connection = Arc::new(Connection { app: Arc::clone(&app), machine, version, sessions: Mutex::default() });
+    let connection = Arc::new(Connection {
+        app: Arc::clone(&app),
+        machine,
+        version,
+        accepted_at: Mutex::new(Some(peer.accepted_at)),
+        sessions: Mutex::default(),
+    });
     let mut watch = Watch::new(h2.ping_pong(), meter, mark, &app);
     let mut stopping = false;
     loop {

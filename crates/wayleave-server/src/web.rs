@@ -125,9 +125,7 @@ async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, 
     tokio::spawn(async move {
         match upgraded.await {
             Ok(stream) => {
-                peer.known();
-                let meter = Some(peer.meter.clone());
-                machine::serve(app, TokioIo::new(stream), session, response.to_vec(), meter).await;
+                machine::serve(app, TokioIo::new(stream), session, response.to_vec(), peer).await;
             }
             Err(error) => tracing::debug!(%error, "an upgrade failed"),
         }
@@ -155,9 +153,7 @@ async fn upgrade_websocket(
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
     upgrade.protocols([CONTROL]).on_upgrade(move |socket: WebSocket| async move {
-        peer.known();
-        let meter = Some(peer.meter.clone());
-        machine::serve(app, WsStream::new(socket), session, response.to_vec(), meter).await;
+        machine::serve(app, WsStream::new(socket), session, response.to_vec(), peer).await;
     })
 }
 

@@ -46,7 +46,7 @@ pub(super) async fn run(
     connection.carries(node, id);
     tracing::debug!(node.id = %node, session.id = %id, "session opened");
     let end = match respond.send_response(Response::new(()), false) {
-        Ok(stream) => Session { app: &app, node, zstd, stream }.serve(seat).await,
+        Ok(stream) => Session { app: &app, connection: &connection, node, zstd, stream }.serve(seat).await,
         Err(_) => {
             reply(&mut respond, Reply::empty(StatusCode::INTERNAL_SERVER_ERROR));
             End::Lost(Cause::StreamEnded)
@@ -69,6 +69,7 @@ pub(super) async fn run(
 
 struct Session<'a> {
     app: &'a App,
+    connection: &'a Connection,
     node: NodeId,
     zstd: bool,
     stream: SendStream<Bytes>,
@@ -111,6 +112,9 @@ impl Session<'_> {
                 && let Err(cause) = self.send(&map).await
             {
                 return End::Lost(cause);
+            }
+            if let Some(took) = self.connection.first_map_took() {
+                tracing::debug!(node.id = %self.node, first_map_ms = took.as_millis(), "first map sent");
             }
             // Wait until there is something to tell.
             let jitter = self.app.options.probes.keep_alive.mul_f64(rand::random::<f64>() / 6.0);

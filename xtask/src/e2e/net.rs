@@ -1,0 +1,148 @@
+//! Namespaces and the links between them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::bail;
+
+const PREFIX: &str = "wl";
+
+/// Runs a command, and fails with its words.
+pub fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let out = Command::new(program).args(arguments).output()?;
+    if !out.status.success() {
+        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// The network of one test. Dropping it takes all of it down.
+pub struct Net {
+    id: String,
+    names: Vec<String>,
+    links: u8,
+}
+
+impl Net {
+    /// A core that routes, and nothing else.
+    pub fn new(serial: u32) -> anyhow::Result<Self> {
+        let mut net = Self { id: format!("{PREFIX}{}-{serial}", std::process::id()), names: Vec::new(), links: 0 };
+        net.add("core")?;
+        net.inside("core", &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+        Ok(net)
+    }
+
+    /// The whole name of a namespace.
+    pub fn name(&self, short: &str) -> String {
+        format!("{}-{short}", self.id)
+    }
+
+    fn add(&mut self, short: &str) -> anyhow::Result<()> {
+        let name = self.name(short);
+        let dns = Path::new("/etc/netns").join(&name);
+        std::fs::create_dir_all(&dns)?;
+        std::fs::write(dns.join("resolv.conf"), "")?;
+        self.names.push(name.clone());
+        run("ip", &["netns", "add", &name])?;
+        self.inside(short, &["ip", "link", "set", "lo", "up"])?;
+        Ok(())
+    }
+
+    /// A namespace with a link to the core, and its address there.
+    pub fn host(&mut self, short: &str) -> anyhow::Result<String> {
+        self.add(short)?;
+        self.links += 1;
+        let n = self.links;
+        let (core, name, port) = (self.name("core"), self.name(short), format!("p{n}"));
+        let (near, far) = (format!("10.77.{n}.1"), format!("10.77.{n}.2"));
+        run("ip", &["link", "add", &port, "netns", &core, "type", "veth", "peer", "name", "eth0", "netns", &name])?;
+        self.inside("core", &["ip", "addr", "add", &format!("{near}/24"), "dev", &port])?;
+        self.inside("core", &["ip", "link", "set", &port, "up"])?;
+        self.inside(short, &["ip", "addr", "add", &format!("{far}/24"), "dev", "eth0"])?;
+        self.inside(short, &["ip", "link", "set", "eth0", "up"])?;
+        self.inside(short, &["ip", "route", "add", "default", "via", &near])?;
+        Ok(far)
+    }
+
+    /// A LAN: a switch that is itself a host at 192.168.77.100, and runs nothing.
+    pub fn lan(&mut self, short: &str) -> anyhow::Result<()> {
+        self.add(short)?;
+        for command in ["ip link add sw0 type bridge", "ip addr add 192.168.77.100/24 dev sw0", "ip link set sw0 up"] {
+            self.inside(short, &command.split(' ').collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    /// Plugs a host into a LAN, as 192.168.77.`last`, and lets it forward.
+    pub fn plug(&self, host: &str, lan: &str, last: u8) -> anyhow::Result<()> {
+        let (host_name, lan_name, port) = (self.name(host), self.name(lan), format!("h{last}"));
+        run(
+            "ip",
+            &["link", "add", "eth1", "netns", &host_name, "type", "veth", "peer", "name", &port, "netns", &lan_name],
+        )?;
+        self.inside(lan, &["ip", "link", "set", &port, "master", "sw0", "up"])?;
+        self.inside(host, &["ip", "addr", "add", &format!("192.168.77.{last}/24"), "dev", "eth1"])?;
+        self.inside(host, &["ip", "link", "set", "eth1", "up"])?;
+        self.forwards(host)
+    }
+
+    /// Lets a host forward.
+    pub fn forwards(&self, host: &str) -> anyhow::Result<()> {
+        for key in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
+            self.inside(host, &["sysctl", "-qw", key])?;
+        }
+        Ok(())
+    }
+
+    /// Runs a command inside a namespace.
+    pub fn inside(&self, short: &str, command: &[&str]) -> anyhow::Result<String> {
+        let name = self.name(short);
+        run("ip", &[&["netns", "exec", &name], command].concat())
+    }
+
+    /// Drops, or lets through again, all that goes to or comes from an address, in the core: nobody's own link notices.
+    pub fn cut(&self, address: &str, cut: bool) -> anyhow::Result<()> {
+        let verb = if cut { "-I" } else { "-D" };
+        for side in ["-s", "-d"] {
+            self.inside("core", &["iptables", verb, "FORWARD", side, address, "-j", "DROP"])?;
+        }
+        Ok(())
+    }
+
+    /// Drops all between two addresses.
+    pub fn part(&self, a: &str, b: &str) -> anyhow::Result<()> {
+        for (from, to) in [(a, b), (b, a)] {
+            self.inside("core", &["iptables", "-I", "FORWARD", "-s", from, "-d", to, "-j", "DROP"])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.names.iter().for_each(|name| remove(name));
+    }
+}
+
+fn remove(name: &str) {
+    // Whatever is left in it goes first; a namespace that is gone already is as good.
+    if let Ok(pids) = run("ip", &["netns", "pids", name]) {
+        for pid in pids.split_whitespace() {
+            run("kill", &["-9", pid]).ok();
+        }
+    }
+    run("ip", &["netns", "del", name]).ok();
+    std::fs::remove_dir_all(Path::new("/etc/netns").join(name)).ok();
+}
+
+/// Takes down what runs that were killed have left.
+pub fn sweep() {
+    let Ok(list) = run("ip", &["netns", "list"]) else { return };
+    for name in list.lines().filter_map(|line| line.split_whitespace().next()) {
+        let owner =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).filter(|pid| pid.parse::<u32>().is_ok());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove(name);
+        }
+    }
+}

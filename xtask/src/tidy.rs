@@ -1,0 +1,105 @@
+//! Fences: which crate may know which, and what must not be in the repository.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::top;
+
+/// Which of our crates each may use. A crate that is not here may use all.
+const FENCES: &[(&str, &[&str])] = &[
+    ("wayleave-model", &[]),
+    ("wayleave-routes", &["wayleave-model"]),
+    ("wayleave-policy", &["wayleave-model"]),
+    ("wayleave-tailnet", &["wayleave-model", "wayleave-routes", "wayleave-policy"]),
+    ("wayleave-wire", &["wayleave-model"]),
+    ("wayleave-netmap", &["wayleave-model", "wayleave-policy", "wayleave-tailnet", "wayleave-wire"]),
+    // The names of causes are the route table's; a store has to write them.
+    ("wayleave-store", &["wayleave-model", "wayleave-tailnet"]),
+    ("wayleave-derp", &["wayleave-model", "wayleave-wire"]),
+    (
+        "wayleave-server",
+        &[
+            "wayleave-model",
+            "wayleave-routes",
+            "wayleave-policy",
+            "wayleave-tailnet",
+            "wayleave-netmap",
+            "wayleave-wire",
+            "wayleave-store",
+            "wayleave-derp",
+        ],
+    ),
+];
+
+/// Crates that read no clock, no dice, no files and no sockets.
+const PURE: &[&str] = &["model", "routes", "policy", "tailnet", "wire", "netmap"];
+
+/// Looks at all fences.
+pub fn run() -> anyhow::Result<()> {
+    let mut faults = Vec::new();
+    dependencies(&mut faults)?;
+    sources(&mut faults)?;
+    if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n        ")) }
+}
+
+fn dependencies(faults: &mut Vec<String>) -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let out =
+        Command::new(cargo).args(["metadata", "--format-version", "1", "--no-deps"]).current_dir(top()).output()?;
+    let metadata: Value = serde_json::from_slice(&out.stdout).context("cargo metadata")?;
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let name = package["name"].as_str().unwrap_or_default();
+        let Some((_, allowed)) = FENCES.iter().find(|(fenced, _)| *fenced == name) else { continue };
+        let allowed: BTreeSet<&str> = allowed.iter().copied().collect();
+        let used = package["dependencies"].as_array().into_iter().flatten().filter(|used| used["kind"].is_null());
+        for used in used.filter_map(|used| used["name"].as_str()) {
+            if used.starts_with("wayleave") && !allowed.contains(used) {
+                faults.push(format!("{name} must not know {used}"));
+            }
+            if PURE.iter().any(|pure| name == format!("wayleave-{pure}")) && matches!(used, "tokio" | "rand") {
+                faults.push(format!("{name} is pure and must not use {used}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Words that stand for what a file must not have. They are put together here, so that this file has none of them.
+fn forbidden() -> Vec<(String, &'static str)> {
+    let hosts = [
+        ["proxy.golang", ".org"],
+        ["registry.npm", "js"],
+        ["index.crates", ".io"],
+        ["deb.debian", ".org"],
+        ["pypi", ".org"],
+    ];
+    let hosts = hosts.map(|parts| (parts.concat(), "names a package registry"));
+    let paths = [["/ro", "ot/"], ["/wo", "rk/"]].map(|parts| (parts.concat(), "has a path of one machine"));
+    let unfinished =
+        [["todo", "!("], ["unimple", "mented!("], ["#[ign", "ore"]].map(|parts| (parts.concat(), "is unfinished"));
+    hosts.into_iter().chain(paths).chain(unfinished).collect()
+}
+
+fn sources(faults: &mut Vec<String>) -> anyhow::Result<()> {
+    let out = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(top())
+        .output()?;
+    let files = String::from_utf8(out.stdout)?;
+    let words = forbidden();
+    for file in files.lines().filter(|file| !file.ends_with(".lock")) {
+        let Ok(text) = std::fs::read_to_string(top().join(file)) else { continue };
+        for (word, fault) in &words {
+            if let Some(line) = text.lines().position(|line| line.contains(word.as_str())) {
+                faults.push(format!("{file}:{}: {fault}", line + 1));
+            }
+        }
+        if file.ends_with(".rs") && !file.contains("tests") && text.lines().count() > 600 {
+            faults.push(format!("{file}: more than 600 lines; is there a second life-cycle inside?"));
+        }
+    }
+    Ok(())
+}

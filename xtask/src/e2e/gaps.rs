@@ -67,6 +67,13 @@ impl Pinging {
         longest.max(last.elapsed())
     }
 
+    /// Where answers were longer apart than this: how long after the start, and how long.
+    pub fn gaps(&self, than: Duration) -> Vec<(Duration, Duration)> {
+        let answers = self.answers();
+        let pairs = answers.windows(2).map(|pair| (pair[0].0, pair[1].0 - pair[0].0));
+        pairs.filter(|(_, gap)| *gap > than).map(|(at, gap)| (at - self.started, gap)).collect()
+    }
+
     /// When the first answer came.
     pub fn first_answer(&self) -> Option<Instant> {
         self.answers().first().map(|(at, _)| *at)

@@ -64,6 +64,22 @@ impl Net {
         Ok(far)
     }
 
+    /// A host on "the internet": outside the private ranges, which clients do not send through an exit.
+    pub fn internet(&mut self, short: &str) -> anyhow::Result<String> {
+        self.add(short)?;
+        let (core, name) = (self.name("core"), self.name(short));
+        run("ip", &["link", "add", "inet", "netns", &core, "type", "veth", "peer", "name", "eth0", "netns", &name])?;
+        for command in ["ip addr add 203.0.113.1/24 dev inet", "ip link set inet up"] {
+            self.inside("core", &command.split(' ').collect::<Vec<_>>())?;
+        }
+        for command in
+            ["ip addr add 203.0.113.10/24 dev eth0", "ip link set eth0 up", "ip route add default via 203.0.113.1"]
+        {
+            self.inside(short, &command.split(' ').collect::<Vec<_>>())?;
+        }
+        Ok("203.0.113.10".to_owned())
+    }
+
     /// A LAN: a switch that is itself a host at 192.168.77.100, and runs nothing.
     pub fn lan(&mut self, short: &str) -> anyhow::Result<()> {
         self.add(short)?;

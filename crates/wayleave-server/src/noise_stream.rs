@@ -106,6 +106,11 @@ impl<S> NoiseStream<S> {
         }
     }
 
+    /// Takes in bytes that were read from the stream below already.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.opener.feed(bytes);
+    }
+
     /// Where its newest PING is.
     pub fn mark(&self) -> Arc<PingMark> {
         Arc::clone(&self.mark)

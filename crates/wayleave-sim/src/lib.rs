@@ -1,1 +1,7 @@
-//! Tests only: simulated clients that speak the wire, virtual time, a reference model.
+//! Tests only: clients that speak the real protocol over loopback, and servers as shipped to play them against.
+
+mod client;
+mod server;
+
+pub use client::{Client, MapStream};
+pub use server::TestServer;

@@ -261,6 +261,9 @@ impl Loop {
 
     fn apply_committed(&mut self, committed: Committed, reply: Option<Reply>) {
         let outcome = committed.outcome().clone();
+        for entry in committed.history() {
+            log_history(entry, &self.tailnet);
+        }
         self.apply(Event::Committed(Box::new(committed)));
         // Readers see it before whoever asked is told.
         self.publish();
@@ -384,6 +387,18 @@ fn answer(reply: Option<Reply>, result: Result<Outcome, CommandError>) {
         (None, Err(error)) => tracing::debug!(%error, "the tailnet's own command came too late"),
         (None, Ok(_)) => {}
     }
+}
+
+/// A line of the history that was committed. Moves are logged where they happen.
+fn log_history(entry: &HistoryEntry, tailnet: &Tailnet) {
+    let node = entry.node.and_then(|id| tailnet.registry().node(id));
+    tracing::info!(
+        route.prefix = entry.prefix.map(|prefix| prefix.to_string()),
+        node.name = node.map(|node| node.given_name.to_string()),
+        cause = entry.event.cause(),
+        "route {}",
+        entry.event
+    );
 }
 
 /// One line for what an operator cares about, in the words of the CLI and the API.

@@ -72,6 +72,11 @@ impl Plan {
 }
 
 impl Committed {
+    /// The lines of history that were committed with it.
+    pub fn history(&self) -> impl Iterator<Item = &HistoryEntry> {
+        self.0.writes.iter().filter_map(|write| if let Write::History(entry) = write { Some(entry) } else { None })
+    }
+
     /// What to tell whoever asked.
     pub const fn outcome(&self) -> &Outcome {
         &self.0.outcome

@@ -1,45 +1,39 @@
-//! Policy file to compiled policy, and its answers.
-
-use std::collections::BTreeSet;
+//! The policy, as questions that the rest of the server asks.
+//!
+//! So far there is one policy: everything is allowed, nothing approves itself, and nobody may give tags away but the one who makes a
+//! key. It is what holds until a policy is set. [`CompiledPolicy`] is the seam: an immutable value, made anew when something that its
+//! answers stand on changes, and shared by all who read.
 
 use wayleave_model::{NodeId, Prefix, Tag, UserId};
 
-/// Users and nodes.
-#[derive(Clone, Debug, Default)]
-pub struct Directory;
-
-/// A policy, compiled against a directory.
+/// A policy that is ready to answer.
 #[derive(Clone, Debug)]
-pub struct CompiledPolicy;
+pub struct CompiledPolicy(());
 
 impl CompiledPolicy {
     /// Everything is allowed.
-    pub fn accept_all(_directory: &Directory) -> Self {
-        Self
+    pub const fn accept_all() -> Self {
+        Self(())
     }
 
-    /// The rule that approves this prefix of this node by itself.
-    pub fn auto_approves(&self, _node: NodeId, _prefix: &Prefix) -> Option<String> {
+    /// Whether a viewer has a peer on its map.
+    pub const fn sees(&self, _viewer: NodeId, _peer: NodeId) -> bool {
+        true
+    }
+
+    /// The rule by which this prefix of this node is approved without a person.
+    pub const fn auto_approves(&self, _node: NodeId, _prefix: &Prefix) -> Option<String> {
         None
     }
 
-    /// Whether a user may put a tag on a node.
-    pub fn may_tag(&self, _user: UserId, _tag: &Tag) -> bool {
+    /// Whether a user may put this tag on a machine that asks for it. Tags are what rules will be written for, so nobody gets one by
+    /// asking before somebody has said who owns it.
+    pub const fn may_tag(&self, _user: UserId, _tag: &Tag) -> bool {
         false
     }
 
-    /// Whether nothing is restricted.
+    /// Whether nothing is restricted, so that no answer depends on who is there.
     pub const fn is_accept_all(&self) -> bool {
         true
-    }
-
-    /// Whether a viewer sees a peer.
-    pub fn sees(&self, _viewer: NodeId, _peer: NodeId) -> bool {
-        true
-    }
-
-    /// Nothing.
-    pub fn none() -> BTreeSet<NodeId> {
-        BTreeSet::new()
     }
 }

@@ -24,7 +24,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::derp_map::Foreign;
 use crate::keys::{self, KeyFileError};
 use crate::listener::Secure;
-use crate::options::Options;
+use crate::options::{Options, OwnDerp};
 use crate::relay::Members;
 use crate::tls::{self, TlsError};
 use crate::{listener, web};
@@ -140,7 +140,7 @@ impl Server {
     /// # Errors
     ///
     /// The data folder, a key, the database, a certificate or an address can't be used.
-    pub async fn start(options: Options) -> Result<Self, StartError> {
+    pub async fn start(mut options: Options) -> Result<Self, StartError> {
         let folder = DataDir::take(&options.data_dir)?;
         let key = keys::load_or_make(&folder.file("noise.key"))?;
         let derp_key = keys::load_or_make(&folder.file("derp.key"))?;
@@ -154,11 +154,7 @@ impl Server {
         };
         let main = bind("listen", options.listen).await?;
         let plain = bind("http_listen", options.http_listen).await?;
-        let stun_at = options.derp.own.as_ref().and_then(|own| own.stun_listen);
-        let stun = match stun_at {
-            Some(at) => Some(UdpSocket::bind(at).await.map_err(cannot_listen("derp.stun_listen", at))?),
-            None => None,
-        };
+        let stun = bind_stun(options.derp.own.as_mut()).await?;
         let store = Store::open(&folder.file("wayleave.db")).await?;
         let control = Control::start(store, options.tailnet.clone(), Clock::default()).await?;
         let relay = options.derp.own.as_ref().map(|own| {
@@ -247,6 +243,21 @@ impl Server {
         self.app.control.stop().await;
         self.app.control.store().close().await;
     }
+}
+
+/// Binds the STUN socket, and says in the options which port it is.
+async fn bind_stun(own: Option<&mut OwnDerp>) -> Result<Option<UdpSocket>, StartError> {
+    let Some((own, at)) = own.and_then(|own| own.stun_listen.map(|at| (own, at))) else { return Ok(None) };
+    let socket = match UdpSocket::bind(at).await {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && own.stun_any_port => {
+            tracing::info!(taken = %at, "the usual port of STUN is taken; another will do");
+            UdpSocket::bind(SocketAddr::new(at.ip(), 0)).await
+        }
+        bound => bound,
+    };
+    let socket = socket.map_err(cannot_listen("derp.stun_listen", at))?;
+    own.stun_listen = socket.local_addr().ok();
+    Ok(Some(socket))
 }
 
 fn report(errors: &[crate::derp_map::DerpMapError]) {

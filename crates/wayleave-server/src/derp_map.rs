@@ -175,6 +175,7 @@ mod tests {
             ipv6: None,
             cert_name: String::new(),
             stun_listen: Some("0.0.0.0:3478".parse().unwrap()),
+            stun_any_port: false,
             verify_clients: true,
         }
     }

@@ -87,6 +87,8 @@ pub struct OwnDerp {
     pub cert_name: String,
     /// Where STUN is answered. `None`: nowhere.
     pub stun_listen: Option<SocketAddr>,
+    /// If that port is taken, another will do: nobody asked for this one. Clients are told which it is.
+    pub stun_any_port: bool,
     /// Only nodes of the tailnet may use it.
     pub verify_clients: bool,
 }

@@ -32,6 +32,7 @@ fn options(folder: &Path, address: SocketAddr) -> Options {
         ipv6: None,
         cert_name: String::new(),
         stun_listen: None,
+        stun_any_port: false,
         verify_clients: true,
     };
     Options {

@@ -127,7 +127,7 @@ pub struct Tailnet {
 impl Tailnet {
     /// A tailnet as a store has it. It has not started yet: see [`Event::Started`].
     pub fn new(settings: Settings, loaded: Loaded, now: Timestamp) -> Self {
-        let policy = Arc::new(CompiledPolicy::accept_all(&wayleave_policy::Directory));
+        let policy = Arc::new(CompiledPolicy::accept_all());
         let mut tailnet = Self {
             routes: RouteTable::new(settings.routes.clone()),
             settings,

@@ -122,7 +122,7 @@ pub const KEYS: &[Key] = &[
         "derp.stun_listen",
         Kind::Listen,
         "",
-        "Where clients learn their own addresses (STUN, UDP). Empty: port 3478 at the address of `listen`.",
+        "Where clients learn their own addresses (STUN, UDP). Empty: port 3478 at the address of `listen`, or any other if that is taken.",
     ),
     key("derp.verify_clients", Kind::Flag, "true", "Only nodes of the tailnet may use the relay."),
     key("derp.urls", Kind::List, "", "Relay maps of others, by address (JSON)."),

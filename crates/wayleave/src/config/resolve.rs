@@ -261,6 +261,7 @@ fn derp(read: &Reader<'_>, server: &ServerUrl, listen: Option<SocketAddr>) -> Re
             ipv6: read.optional("derp.ipv6", "takes an IPv6 address")?,
             cert_name: read.text("derp.cert_name"),
             stun_listen,
+            stun_any_port: read.text("derp.stun_listen").is_empty(),
             verify_clients: read.flag("derp.verify_clients"),
         })
     } else {

@@ -329,13 +329,14 @@ impl RouteTable {
                 (row.is_primary && self.seats.get(&prefix).is_some_and(|seat| seat.node == node), row.advertised)
             }
         };
-        let enabled = row.enabled;
-        self.rows.insert(id, Route { is_primary, advertised, ..row });
-        if enabled && !advertised {
-            self.timers.set(Timer::Withdrawn(id), now + self.settings.withdraw_grace);
+        let row = Route { is_primary, advertised, ..row };
+        // Also after a restart the grace runs from the withdrawal.
+        if row.enabled && !advertised && !approval::outlives_withdrawal(&row) {
+            self.timers.set(Timer::Withdrawn(id), row.updated_at + self.settings.withdraw_grace);
         } else {
             self.timers.stop(&Timer::Withdrawn(id));
         }
+        self.rows.insert(id, row);
     }
 
     fn put_node(&mut self, node: NodeId, facts: NodeFacts, now: Timestamp, out: &mut Vec<Effect>) {

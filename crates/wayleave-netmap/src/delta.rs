@@ -55,7 +55,7 @@ pub fn full(
 }
 
 /// What changed for a viewer from one snapshot to a newer one. `None`: nothing. The viewer must be in both, and the newer one must
-/// remember the way from the older; where either does not hold, [`full`] is the answer.
+/// remember the way from the older; where either does not hold, [`full()`] is the answer.
 pub fn delta(
     base: (&Snapshot, &Shared),
     next: (&Snapshot, &Shared),

@@ -1,7 +1,7 @@
 //! What one viewer sees of a tailnet, how that differs from what it was told before, and the bytes that tell it.
 //!
 //! A view is a function of a [`Snapshot`](wayleave_tailnet::Snapshot) and a viewer. A viewer is brought from one snapshot to a newer one
-//! by [`delta`], which looks only at the nodes that changed between the two, or anew by [`full`]. What came out is told in one frame,
+//! by [`delta()`], which looks only at the nodes that changed between the two, or anew by [`full()`]. What came out is told in one frame,
 //! so a route that moves is never on two peers nor on none.
 //!
 //! This crate never decides: who is primary comes from the route table, who may see whom from the policy.

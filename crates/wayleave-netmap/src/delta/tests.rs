@@ -262,7 +262,8 @@ fn deltas_add_up_to_the_full_map() {
     let mut seen: BTreeMap<u64, Value> = BTreeMap::new();
     let mut base = rig.base();
     let (r2, r3) = (rig.joins(2, &[P]), rig.joins(3, &[P, "0.0.0.0/0", "::/0"]));
-    let steps: Vec<Box<dyn Fn(&mut Rig)>> = vec![
+    type Step = Box<dyn Fn(&mut Rig)>;
+    let steps: Vec<Step> = vec![
         Box::new(move |rig| rig.approve(r2, P)),
         Box::new(move |rig| rig.approve(r3, P)),
         Box::new(move |rig| rig.tell(Event::SessionEnded(r2, SessionId::new(2), Ending::Lost(Cause::StreamEnded)))),

@@ -157,12 +157,19 @@ impl Relay {
         }
     }
 
-    /// Serves one connection until it ends; `stop` ends it with a word to clients that understand it.
+    /// Serves one connection until it ends; `stop` ends it with a word to clients that understand it. `admitted` is called once it is
+    /// known that the client may use the relay.
     ///
     /// # Errors
     ///
     /// Why it ended, unless the client left or `stop` was called.
-    pub async fn serve<S>(&self, stream: S, source: IpAddr, stop: &CancellationToken) -> Result<(), RelayError>
+    pub async fn serve<S>(
+        &self,
+        stream: S,
+        source: IpAddr,
+        stop: &CancellationToken,
+        admitted: impl FnOnce(),
+    ) -> Result<(), RelayError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -175,6 +182,7 @@ impl Relay {
             self.0.counts.refused.fetch_add(1, Ordering::Relaxed);
             return Err(RelayError::NotAdmitted);
         }
+        admitted();
         let welcome = derp::server_info_frame(&self.0.key, &key, rand::random());
         timeout(settings.write, write.write_all(&welcome)).await.map_err(|_| RelayError::Stuck(settings.write))??;
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);

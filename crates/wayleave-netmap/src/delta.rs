@@ -54,6 +54,25 @@ pub fn full(
     })
 }
 
+/// Everything that a viewer sees, for one that was told of an older snapshot which is too old to compare with.
+pub fn full_again(
+    base: &Snapshot,
+    next: (&Snapshot, &Shared),
+    cache: &PeerCache,
+    viewer: NodeId,
+    now: Timestamp,
+) -> Option<MapResponse> {
+    let (snapshot, shared) = next;
+    let mut map = full(snapshot, shared, cache, viewer, now)?;
+    if map.peers.as_ref().is_some_and(Vec::is_empty) {
+        // An empty list clears nothing in Go's client (protocol.md 3.2): the peers that it had have to be named.
+        let was = base.node(viewer)?;
+        map.peers = None;
+        map.peers_removed = peers(base, was).map(|(id, ..)| id.get()).collect();
+    }
+    Some(map)
+}
+
 /// What changed for a viewer from one snapshot to a newer one. `None`: nothing. The viewer must be in both, and the newer one must
 /// remember the way from the older; where either does not hold, [`full()`] is the answer.
 pub fn delta(

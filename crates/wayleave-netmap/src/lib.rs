@@ -13,7 +13,7 @@ mod to_wire;
 mod view;
 
 pub use cache::PeerCache;
-pub use delta::{Shared, delta, full};
+pub use delta::{Shared, delta, full, full_again};
 pub use encode::{Encoder, frame};
 pub use to_wire::{TAGGED_DEVICES, profile_of as owner_profile};
 pub use view::{Told, peers, told};

@@ -44,6 +44,8 @@ pub(crate) struct App {
     /// The server stops.
     pub(crate) stop: CancellationToken,
     pub(crate) strangers: Arc<Semaphore>,
+    /// Connections of machines that have no node: they may join, or not.
+    pub(crate) newcomers: Arc<Semaphore>,
     pub(crate) held_logins: Semaphore,
     shared: watch::Sender<Arc<Shared>>,
 }
@@ -177,6 +179,7 @@ impl Server {
             key,
             stop: CancellationToken::new(),
             strangers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
+            newcomers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
             held_logins: Semaphore::new(options.limits.held_logins),
             shared: watch::Sender::new(shared),
             options,

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -88,6 +89,8 @@ impl Control {
             waiting: VecDeque::new(),
             committing: None,
             behind: Behind::default(),
+            on_its_way: Behind::default(),
+            not_before: None,
             writing: None,
         };
         work.run_effects(started);
@@ -165,8 +168,11 @@ impl Control {
     }
 }
 
+/// How long after a failed write-behind the next is tried.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
 /// What is in force and not yet durable.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Behind {
     nodes: BTreeSet<NodeId>,
     routes: BTreeSet<RouteId>,
@@ -183,6 +189,10 @@ struct Loop {
     waiting: VecDeque<(Command, Option<Reply>)>,
     committing: Option<Committing>,
     behind: Behind,
+    /// What is being written; it is behind again if that fails.
+    on_its_way: Behind,
+    /// Set after a failure.
+    not_before: Option<tokio::time::Instant>,
     writing: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
@@ -192,7 +202,8 @@ impl Loop {
             self.write_behind();
             self.plan_next();
             self.publish();
-            let deadline = self.tailnet.next_deadline().map(|at| self.clock.instant(at));
+            let due = self.tailnet.next_deadline().map(|at| self.clock.instant(at));
+            let deadline = due.into_iter().chain(self.not_before).min();
             tokio::select! {
                 biased;
                 done = joined(&mut self.committing) => self.committed(done),
@@ -292,6 +303,10 @@ impl Loop {
         if self.writing.is_some() || self.committing.is_some() {
             return;
         }
+        if self.not_before.is_some_and(|at| at > tokio::time::Instant::now()) {
+            return;
+        }
+        self.not_before = None;
         let facts = self.take_behind();
         if !facts.is_empty() {
             let store = self.store.clone();
@@ -300,7 +315,8 @@ impl Loop {
     }
 
     fn take_behind(&mut self) -> Vec<Soft> {
-        let Behind { nodes, routes, history } = std::mem::take(&mut self.behind);
+        self.on_its_way = std::mem::take(&mut self.behind);
+        let Behind { nodes, routes, history } = self.on_its_way.clone();
         let (registry, table) = (self.tailnet.registry(), self.tailnet.routes());
         let nodes =
             nodes.into_iter().filter_map(|id| registry.node(id)).cloned().map(|node| Soft::Node(Box::new(node)));
@@ -309,11 +325,16 @@ impl Loop {
     }
 
     fn written(&mut self, done: Result<(), StoreError>) {
+        let Behind { nodes, routes, history } = std::mem::take(&mut self.on_its_way);
         if let Err(error) = done {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "state that is in force could not be stored; a restart would forget it"
+                "state that is in force could not be stored; it is tried again, and a restart before that would forget it"
             );
+            self.behind.nodes.extend(nodes);
+            self.behind.routes.extend(routes);
+            self.behind.history.splice(0..0, history);
+            self.not_before = Some(tokio::time::Instant::now() + TRY_AGAIN);
         }
     }
 

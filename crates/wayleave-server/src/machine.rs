@@ -19,6 +19,7 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use wayleave_model::{MachineKey, NodeId, SessionId, Timestamp};
 use wayleave_routes::{Cause, Silence};
 use wayleave_tailnet::Event;
@@ -39,6 +40,8 @@ pub(crate) struct Connection {
     /// Who is at the other end: the identity of every request.
     pub(crate) machine: MachineKey,
     pub(crate) version: CapabilityVersion,
+    /// Held while the machine has no node.
+    newcomer: Mutex<Option<OwnedSemaphorePermit>>,
     /// When it was accepted; taken by its first map, for the log.
     accepted_at: Mutex<Option<Timestamp>>,
     /// The map sessions that it carries.
@@ -58,6 +61,15 @@ impl Connection {
     fn first_map_took(&self) -> Option<Duration> {
         let accepted_at = self.accepted_at.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(self.app.control.clock().now().since(accepted_at))
+    }
+
+    /// The machine has a node.
+    fn joined(&self) {
+        self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn is_newcomer(&self) -> bool {
+        self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn lost(&self, session: SessionId) {
@@ -81,6 +93,13 @@ where
     let (machine, version) = (session.peer, session.version);
     let stream = NoiseStream::new(stream, session, first, meter.clone());
     let mark = stream.mark();
+    let newcomer = if app.control.snapshot().machines.contains_key(&machine) {
+        None
+    } else if let Ok(permit) = Arc::clone(&app.newcomers).try_acquire_owned() {
+        Some(permit)
+    } else {
+        return tracing::warn!("too many machines that have no node are connected; one more was turned away");
+    };
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(MOST_STREAMS).max_header_list_size(16 << 10);
     let handshake = tokio::time::timeout(app.options.limits.handshake, builder.handshake::<_, Bytes>(stream)).await;
@@ -90,6 +109,7 @@ where
         Err(_) => return tracing::debug!("a client did not begin HTTP/2 in time"),
     };
     let connection = Arc::new(Connection {
+        newcomer: Mutex::new(newcomer),
         app: Arc::clone(&app),
         machine,
         version,
@@ -97,6 +117,9 @@ where
         sessions: Mutex::default(),
     });
     let mut watch = Watch::new(h2.ping_pong(), meter, mark, &app);
+    // A machine that waits for a person asks again at least so often; it may do that on another connection.
+    let patience = app.options.limits.hold + app.options.limits.handshake;
+    let mut newcomers_time = Box::pin(tokio::time::sleep(patience));
     let mut stopping = false;
     loop {
         tokio::select! {
@@ -105,6 +128,9 @@ where
                 // GOAWAY: what runs goes on, new requests open a new connection.
                 stopping = true;
                 h2.graceful_shutdown();
+            }
+            () = &mut newcomers_time, if connection.is_newcomer() => {
+                return tracing::debug!("a machine without a node was connected for long enough");
             }
             verdict = watch.next(&connection) => match verdict {
                 watch::Verdict::Silence(silence) => tell(&connection, silence).await,

@@ -100,7 +100,8 @@ pub struct Limits {
     pub body: usize,
     /// How long a connection may take until it is known whose it is. 10 s.
     pub handshake: Duration,
-    /// Connections of which it is not known yet whose they are. 1,024; more wait to be accepted.
+    /// Connections of which it is not known yet whose they are. 1,024; more wait to be accepted. As many again may be of machines that
+    /// have no node yet; more of those are turned away, and machines that have one never are.
     pub unauthenticated: usize,
     /// Clients that are held while they wait for a person to approve them. 1,024; more have to ask again by themselves.
     pub held_logins: usize,

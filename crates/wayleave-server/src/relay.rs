@@ -34,9 +34,7 @@ pub(crate) async fn serve<S>(app: &Arc<App>, relay: Relay, stream: S, peer: &Pee
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    // The relay has a deadline of its own for strangers.
-    peer.known();
-    match relay.serve(stream, peer.address.ip(), &app.stop).await {
+    match relay.serve(stream, peer.address.ip(), &app.stop, || peer.known()).await {
         Ok(()) | Err(RelayError::Io(_)) => {}
         Err(error) => tracing::debug!(%error, "a relay connection ended"),
     }

@@ -131,3 +131,71 @@ async fn small_answers_outside_noise() {
     let health = http.get(url("/health")).send().await.unwrap().text().await.unwrap();
     assert!(health.contains(r#""status":"ok""#));
 }
+
+#[tokio::test]
+async fn machines_without_a_node_are_bounded_and_members_always_come_in() {
+    let server = TestServer::start_with(|options| options.limits.unauthenticated = 2).await.unwrap();
+    let anna = server.user("anna").await.unwrap();
+    let key = server.key(anna, |_| {}).await.unwrap();
+    let public = server.server().unwrap().public_key();
+    let member = Client::connect(server.address(), public).await.unwrap();
+    member.join(&key, "member").await.unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..2 {
+        let stranger = Client::connect(server.address(), public).await.unwrap();
+        let login = stranger.register(serde_json::json!({})).await.unwrap();
+        assert!(login["AuthURL"].as_str().unwrap().contains("/register/"));
+        strangers.push(stranger);
+    }
+    let one_more = match Client::connect(server.address(), public).await {
+        Ok(client) => client.register(serde_json::json!({})).await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!one_more, "a third stranger was let in");
+    let again = member.again().await.unwrap();
+    assert!(again.stream().await.unwrap().next().await.unwrap().is_some());
+}
+
+/// A hundred clients at once: everybody sees everybody, and again after all of them have come back at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_clients_see_each_other_also_after_a_storm() {
+    const CLIENTS: usize = 100;
+    let server = TestServer::start().await.unwrap();
+    let anna = server.user("anna").await.unwrap();
+    let key = server.key(anna, |_| {}).await.unwrap();
+    let public = server.server().unwrap().public_key();
+    let mut joining = tokio::task::JoinSet::new();
+    for n in 0..CLIENTS {
+        let (key, address) = (key.clone(), server.address());
+        joining.spawn(async move {
+            let client = Client::connect(address, public).await.unwrap();
+            client.join(&key, &format!("n{n}")).await.unwrap();
+            client
+        });
+    }
+    let clients = joining.join_all().await;
+    for _ in 0..2 {
+        let mut watching = tokio::task::JoinSet::new();
+        for client in clients.clone() {
+            watching.spawn(async move {
+                let client = client.again().await.unwrap();
+                let mut map = client.stream().await.unwrap();
+                let mut seen = std::collections::BTreeSet::new();
+                let first = map.next().await.unwrap().unwrap();
+                seen.extend(first["Peers"].as_array().unwrap().iter().map(|peer| peer["ID"].as_u64().unwrap()));
+                while seen.len() < CLIENTS - 1 {
+                    let frame = map.next().await.unwrap().unwrap();
+                    let changed = frame["PeersChanged"].as_array().cloned().unwrap_or_default();
+                    seen.extend(changed.iter().map(|peer| peer["ID"].as_u64().unwrap()));
+                }
+                (client, map)
+            });
+        }
+        let all = watching.join_all().await;
+        assert_eq!(all.len(), CLIENTS);
+        let online = server.control().unwrap().read(wayleave_tailnet::Tailnet::open_sessions).await.unwrap();
+        assert_eq!(online, CLIENTS);
+        // All of them go at once.
+        drop(all);
+    }
+}

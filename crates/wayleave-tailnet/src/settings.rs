@@ -25,7 +25,7 @@ pub struct Settings {
     pub common_loss_window: Duration,
     /// How many logins may wait at once; more are refused, so that strangers can't fill the memory. 10,000.
     pub max_logins: usize,
-    /// How many prefixes one node may have rows for. 1,024; more are left out and logged.
+    /// How many prefixes one node may have rows for. 1,024; more are left out.
     pub max_routes_per_node: usize,
 }
 

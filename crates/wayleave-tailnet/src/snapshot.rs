@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub users: OrdMap<UserId, Arc<User>>,
     /// Nodes by WireGuard key.
     pub by_node_key: OrdMap<NodeKey, NodeId>,
+    /// Machines that have a node, and how many.
+    pub machines: OrdMap<MachineKey, u32>,
     /// The answers of the policy for this picture.
     pub policy: Arc<CompiledPolicy>,
     /// Grows when an answer of the policy may have changed for nodes that did not.
@@ -59,6 +61,7 @@ impl Snapshot {
             nodes: OrdMap::new(),
             users: OrdMap::new(),
             by_node_key: OrdMap::new(),
+            machines: OrdMap::new(),
             policy,
             policy_version: 0,
             changes: OrdMap::new(),
@@ -100,16 +103,22 @@ impl Snapshot {
 
     pub(crate) fn put(&mut self, view: NodeView) {
         let id = view.node.id;
-        if let Some(old) = self.nodes.get(&id).filter(|old| old.node.node_key != view.node.node_key) {
-            self.by_node_key.remove(&old.node.node_key);
-        }
+        self.remove(id);
         self.by_node_key.insert(view.node.node_key, id);
+        if let Some(machine) = view.node.machine_key {
+            *self.machines.entry(machine).or_insert(0) += 1;
+        }
         self.nodes.insert(id, Arc::new(view));
     }
 
     pub(crate) fn remove(&mut self, id: NodeId) {
-        if let Some(old) = self.nodes.remove(&id) {
-            self.by_node_key.remove(&old.node.node_key);
+        let Some(old) = self.nodes.remove(&id) else { return };
+        self.by_node_key.remove(&old.node.node_key);
+        if let Some(machine) = old.node.machine_key {
+            match self.machines.get(&machine) {
+                Some(count) if *count > 1 => drop(self.machines.insert(machine, count - 1)),
+                _ => drop(self.machines.remove(&machine)),
+            }
         }
     }
 }

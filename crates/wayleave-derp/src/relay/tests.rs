@@ -32,7 +32,7 @@ async fn connect(relay: &Relay, n: u8, stop: &CancellationToken) -> Peer {
     let (ours, theirs) = duplex(4096);
     let (relay2, stop) = (relay.clone(), stop.clone());
     let source = "127.0.0.1".parse().unwrap();
-    let served = tokio::spawn(async move { relay2.serve(theirs, source, &stop).await });
+    let served = tokio::spawn(async move { relay2.serve(theirs, source, &stop, || {}).await });
     let mut peer = Peer { stream: ours, buffer: Vec::new(), served };
     let server = loop {
         if let Some(server) = derp::take_server_key(&mut peer.buffer).unwrap() {
@@ -132,7 +132,7 @@ async fn an_idle_client_gets_signs_of_life_and_a_silent_stranger_is_cut_off() {
     let mut a = connect(&relay, 1, &stop).await;
     assert_eq!(a.next().await, Some(FromServer::KeepAlive));
     let (_ours, theirs) = duplex(4096);
-    let served = relay.serve(theirs, "127.0.0.1".parse().unwrap(), &stop).await;
+    let served = relay.serve(theirs, "127.0.0.1".parse().unwrap(), &stop, || {}).await;
     assert!(matches!(served, Err(RelayError::Slow)));
 }
 

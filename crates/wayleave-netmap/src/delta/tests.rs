@@ -241,6 +241,18 @@ fn s41_a_deleted_node_is_removed_from_every_peer() {
 }
 
 #[test]
+fn a_viewer_that_fell_behind_and_has_no_peers_left_is_told_which_are_gone() {
+    let mut rig = Rig::new();
+    let (gone, client) = (rig.joins(1, &[]), rig.joins(2, &[]));
+    let base = rig.base();
+    rig.ask(Command::DeleteNode { node: gone });
+    let next = rig.base();
+    let map = full_again(&base, (&next, &rig.shared), &rig.cache, client, rig.now).unwrap();
+    let map = serde_json::to_value(map).unwrap();
+    assert_eq!((map.get("Peers"), &map["PeersRemoved"]), (None, &json!([gone.get()])));
+}
+
+#[test]
 fn s33_allowed_addresses_hold_the_nodes_own_and_names_have_the_domain() {
     let mut rig = Rig::new();
     rig.joins(1, &[P]);

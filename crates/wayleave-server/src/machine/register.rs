@@ -40,6 +40,7 @@ pub(super) async fn register(connection: &Connection, body: &[u8]) -> Reply {
         let outcome = app.control.command(Command::Register(Box::new(registration.clone()))).await;
         match outcome {
             Ok(Outcome::Registered(node)) => {
+                connection.joined();
                 let snapshot = app.control.snapshot();
                 let Some(view) = snapshot.node(node) else { return failed("the node was deleted meanwhile") };
                 return registered(&snapshot, &view.node.owner);

@@ -11,7 +11,7 @@ use h2::SendStream;
 use h2::server::SendResponse;
 use http::{Response, StatusCode};
 use wayleave_model::NodeId;
-use wayleave_netmap::{Shared, delta, full};
+use wayleave_netmap::{Shared, delta, full, full_again};
 use wayleave_routes::Cause;
 use wayleave_tailnet::{Ending, Event, Snapshot};
 use wayleave_wire::control::MapResponse;
@@ -103,7 +103,7 @@ impl Session<'_> {
                     Some(changed) => {
                         delta((old, old_shared), (&snapshot, &shared), &changed, &self.app.cache, self.node, now)
                     }
-                    None => full(&snapshot, &shared, &self.app.cache, self.node, now),
+                    None => full_again(old, (&snapshot, &shared), &self.app.cache, self.node, now),
                 },
                 None => full(&snapshot, &shared, &self.app.cache, self.node, now),
             };

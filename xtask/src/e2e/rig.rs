@@ -113,7 +113,11 @@ impl Rig {
 
     fn spawn(&self, namespace: &str, log: &str, program: &Path, arguments: &[&str]) -> anyhow::Result<Process> {
         let log = File::options().create(true).append(true).open(self.folder.join(format!("{log}.log")))?;
-        let child = Command::new("setpriv")
+        let mut command = Command::new("setpriv");
+        if self.certificate().exists() {
+            command.env("SSL_CERT_FILE", self.certificate());
+        }
+        let child = command
             .args(["--pdeathsig", "KILL", "ip", "netns", "exec", &self.net.name(namespace)])
             .arg(program)
             .args(arguments)
@@ -133,7 +137,7 @@ impl Rig {
             self.settings = settings.iter().map(|text| (*text).to_owned()).collect();
         }
         let data = self.data_dir();
-        let listen = self.server_url.trim_start_matches("http://").to_owned();
+        let listen = self.server_url.split("//").nth(1).unwrap_or_default().to_owned();
         let mut arguments = vec!["serve", "--data-dir", &data, "--listen", &listen, "--server-url", &self.server_url];
         arguments.extend(["--set", "log.level=debug"]);
         let settings = self.settings.clone();
@@ -141,6 +145,23 @@ impl Rig {
         let server = self.spawn("server", "server", &self.binary, &arguments)?;
         self.server = Some(server);
         wait_for("the server answers", SOON, || self.wayleave(&["users", "list"]).map(|_| true))
+    }
+
+    /// Starts the server anew with a certificate of its own, under an https address. Clients that start later trust it.
+    pub fn change_to_tls(&mut self) -> anyhow::Result<()> {
+        self.stop_server("TERM")?;
+        let host = self.server_url.trim_start_matches("http://").trim_end_matches(":8080").to_owned();
+        let made = rcgen::generate_simple_self_signed([host.clone()])?;
+        let (cert, key) = (self.certificate(), self.folder.join("key.pem"));
+        std::fs::write(&cert, made.cert.pem())?;
+        std::fs::write(&key, made.key_pair.serialize_pem())?;
+        self.server_url = format!("https://{host}:8443");
+        let (cert, key) = (format!("tls.cert_file={}", cert.display()), format!("tls.key_file={}", key.display()));
+        self.start_server(&[&cert, &key])
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.folder.join("cert.pem")
     }
 
     /// Ends the server with a signal.

@@ -15,6 +15,7 @@ type Story = fn(&mut Rig) -> anyhow::Result<()>;
 pub const ALL: &[(&str, Story)] = &[
     ("two_clients_reach_each_other_directly_and_by_name", directly_and_by_name),
     ("two_clients_without_a_direct_path_talk_through_the_relay", through_the_relay),
+    ("with_a_certificate_everything_goes_over_tls", over_tls),
     ("the_first_map_comes_at_once", first_map),
     ("a_subnet_route_is_pending_approved_used_disabled_gone", life_of_a_route),
     ("a_withdrawn_route_is_not_enabled_any_more", withdrawn_route),
@@ -81,6 +82,19 @@ fn through_the_relay(rig: &mut Rig) -> anyhow::Result<()> {
     let peer = rig.peer("a", "b")?;
     ensure!(peer["CurAddr"] == "" && peer["Relay"] == "wayleave", "not by the relay: {peer}");
     Ok(())
+}
+
+fn over_tls(rig: &mut Rig) -> anyhow::Result<()> {
+    rig.change_to_tls()?;
+    let key = rig.key(&["--reusable"])?;
+    for name in ["a", "b"] {
+        rig.client(name)?;
+    }
+    rig.net.part(&rig.get("a")?.underlay, &rig.get("b")?.underlay)?;
+    for name in ["a", "b"] {
+        rig.up(name, &key, &[])?;
+    }
+    wait_for("b answers a, through the relay", SOON, || Ok(rig.pings("a", "100.64.0.2")))
 }
 
 /// From the moment a real client's connection is accepted to its first map, registration among it.

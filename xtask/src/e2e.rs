@@ -14,7 +14,7 @@ mod stories;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use clap::Args;
@@ -118,11 +118,19 @@ pub fn tests(args: &E2eArgs) -> anyhow::Result<Tally> {
 pub fn http_host(address: &str) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address)?;
     for stream in listener.incoming() {
-        let mut stream = stream?;
-        let from = stream.peer_addr()?.ip();
-        let mut request = [0; 1024];
-        // Whatever was asked, the answer is the same.
-        let _some = stream.read(&mut request)?;
+        let Ok(mut stream) = stream else { continue };
+        let Ok(peer) = stream.peer_addr() else { continue };
+        let from = peer.ip();
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        // The whole head, or else closing the connection would reset it. Whatever was asked, the answer is the same.
+        let mut request = Vec::new();
+        let mut some = [0; 1024];
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            match stream.read(&mut some) {
+                Ok(length) if length > 0 => request.extend_from_slice(&some[..length]),
+                _ => break,
+            }
+        }
         let body = format!("hello {from}\n");
         let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(format!("{head}{body}").as_bytes()).ok();

@@ -70,11 +70,11 @@ fn dependencies(faults: &mut Vec<String>) -> anyhow::Result<()> {
 /// Words that stand for what a file must not have. They are put together here, so that this file has none of them.
 fn forbidden() -> Vec<(String, &'static str)> {
     let hosts = [
-        ["proxy.golang", ".org"],
-        ["registry.npm", "js"],
-        ["index.crates", ".io"],
-        ["deb.debian", ".org"],
-        ["pypi", ".org"],
+        ["proxy.", "golang.org"],
+        ["registry.", "npmjs"],
+        ["index.", "crates.io"],
+        ["deb.", "debian.org"],
+        ["py", "pi.org"],
     ];
     let hosts = hosts.map(|parts| (parts.concat(), "names a package registry"));
     let paths = [["/ro", "ot/"], ["/wo", "rk/"]].map(|parts| (parts.concat(), "has a path of one machine"));

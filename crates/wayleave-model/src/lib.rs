@@ -14,6 +14,7 @@ mod node;
 mod prefix;
 mod route;
 mod tag;
+mod text;
 mod time;
 mod timers;
 mod user;

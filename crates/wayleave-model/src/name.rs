@@ -1,9 +1,7 @@
 //! The names that nodes get in DNS.
 
-use std::fmt;
+use crate::text::{display_as_inner, serde_as_text};
 use std::str::FromStr;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A node's name in DNS: one label of 1 to 63 lower-case letters, digits and inner hyphens (RFC 1035 2.3.1, with the leading
 /// digits of RFC 1123 2.1). Unique in the tailnet.
@@ -80,30 +78,8 @@ impl FromStr for GivenName {
     }
 }
 
-impl fmt::Display for GivenName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for GivenName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Serialize for GivenName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for GivenName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
+display_as_inner!(GivenName);
+serde_as_text!(GivenName);
 
 #[cfg(test)]
 mod tests {

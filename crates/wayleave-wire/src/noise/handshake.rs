@@ -103,7 +103,7 @@ impl Random for Given {
 
 struct Resolver {
     ephemeral: [u8; 32],
-    library: DefaultResolver,
+    inner: DefaultResolver,
 }
 
 impl CryptoResolver for Resolver {
@@ -112,21 +112,21 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        self.library.resolve_dh(choice)
+        self.inner.resolve_dh(choice)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        self.library.resolve_hash(choice)
+        self.inner.resolve_hash(choice)
     }
 
     fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        self.library.resolve_cipher(choice)
+        self.inner.resolve_cipher(choice)
     }
 }
 
 fn builder<'a>(ephemeral: [u8; 32], prologue: &'a [u8], private: &'a PrivateKey) -> Result<Builder<'a>, snow::Error> {
     let params: NoiseParams = PATTERN.parse()?;
-    let resolver = Resolver { ephemeral, library: DefaultResolver };
+    let resolver = Resolver { ephemeral, inner: DefaultResolver };
     Builder::with_resolver(params, Box::new(resolver)).prologue(prologue)?.local_private_key(private.expose())
 }
 

@@ -117,6 +117,24 @@ async fn a_client_that_starts_again_is_in_also_with_a_key_that_was_used() {
 }
 
 #[tokio::test]
+async fn a_machine_that_repeats_its_registration_with_a_new_node_key_is_in_and_no_other_is() {
+    let server = TestServer::start().await.unwrap();
+    let anna = server.user("anna").await.unwrap();
+    let once = server.key(anna, |key| key.reusable = false).await.unwrap();
+    let a = client(&server).await;
+    a.join(&once, "a").await.unwrap();
+    let again = a.with_new_node_key();
+    again.join(&once, "a").await.unwrap();
+    let answer = client(&server).await.register(json!({ "Auth": { "AuthKey": once } })).await.unwrap();
+    assert!(answer["Error"].as_str().unwrap().contains("was used already"), "another machine: {answer}");
+    again.register(json!({ "Expiry": "1970-01-01T00:02:03Z" })).await.unwrap();
+    let answer = a.with_new_node_key().register(json!({ "Auth": { "AuthKey": once } })).await.unwrap();
+    assert!(answer["Error"].as_str().unwrap().contains("was used already"), "logged out: {answer}");
+    let nodes = server.control().unwrap().read(|tailnet| tailnet.registry().node_count()).await.unwrap();
+    assert_eq!(nodes, 1);
+}
+
+#[tokio::test]
 async fn a_machine_keeps_its_node_under_a_new_key_and_gets_another_for_another_user() {
     let (server, key) = with_key().await;
     let boris = server.user("boris").await.unwrap();

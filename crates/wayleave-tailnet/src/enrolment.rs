@@ -12,12 +12,16 @@
 //!    until a person has spoken.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use wayleave_model::{AuthKey, GivenName, Node, NodeId, Owner, RegisterMethod, Tag, Timestamp, UserId, sanitize_label};
 
 use crate::command::{LoginToken, Outcome, Refusal, Registration};
 use crate::plan::{Draft, LoginChange, Plan, Write};
 use crate::tailnet::Tailnet;
+
+/// How long a single-use key lets the machine that used it repeat its registration.
+const REPEATED_WITHIN: Duration = Duration::from_secs(300);
 
 /// A login that waits for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +86,7 @@ impl Tailnet {
 
     fn plan_register_with_key(&self, mut draft: Draft, ask: &Registration, hash: &[u8; 32]) -> Result<Plan, Refusal> {
         let key = self.registry.auth_keys().find(|key| key.hash == *hash).ok_or(Refusal::AuthKeyUnknown)?;
-        check_key(key, draft.now)?;
+        check_key(key, draft.now).or_else(|refused| self.repeats(key, ask, draft.now).then_some(()).ok_or(refused))?;
         let requested = &ask.hostinfo.request_tags;
         if !requested.is_subset(&key.tags) && !requested.is_empty() {
             self.check_requested_tags(requested, key.user)?;
@@ -96,6 +100,18 @@ impl Tailnet {
         let id = self.draft_admission(&mut draft, ask, owner, RegisterMethod::AuthKey(key.id), key.ephemeral)?;
         draft.write(Write::AuthKey(AuthKey { used_at: Some(draft.now), ..key.clone() }));
         Ok(draft.done(Outcome::Registered(id)))
+    }
+
+    /// Whether this machine says again what it said a moment ago with this key.
+    ///
+    /// `tailscale up` breaks off the registration under way when the client's state changes and begins another with another
+    /// node key. What it broke off may have been done here; the key is used, and by nobody else.
+    fn repeats(&self, key: &AuthKey, ask: &Registration, now: Timestamp) -> bool {
+        key.revoked_at.is_none()
+            && key.used_at.is_some_and(|at| now.since(at) < REPEATED_WITHIN)
+            && self.registry.nodes_of_machine(&ask.machine_key).any(|node| {
+                node.register_method == RegisterMethod::AuthKey(key.id) && node.expires_at.is_none_or(|at| at > now)
+            })
     }
 
     pub(crate) fn plan_approve_login(

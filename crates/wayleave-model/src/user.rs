@@ -4,6 +4,56 @@ use std::collections::BTreeSet;
 
 use crate::{ApiKeyId, AuthKeyId, Tag, Timestamp, UserId};
 
+/// What a user is in the tailnet. Policies name roles by `autogroup:` (`autogroup:admin`); nothing else depends on them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UserRole {
+    /// Whom the tailnet belongs to; counts as an admin too. The first user that is made.
+    Owner,
+    /// Runs the tailnet.
+    Admin,
+    /// Runs its users and machines.
+    ItAdmin,
+    /// Runs its policy, its names and its routes.
+    NetworkAdmin,
+    /// Pays for it.
+    BillingAdmin,
+    /// Looks at it.
+    Auditor,
+    /// Uses it.
+    #[default]
+    Member,
+}
+
+/// Why a text is not a role.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a role: use owner, admin, it-admin, network-admin, billing-admin, auditor or member")]
+pub struct UserRoleError(String);
+
+const ROLES: [(UserRole, &str); 7] = [
+    (UserRole::Owner, "owner"),
+    (UserRole::Admin, "admin"),
+    (UserRole::ItAdmin, "it-admin"),
+    (UserRole::NetworkAdmin, "network-admin"),
+    (UserRole::BillingAdmin, "billing-admin"),
+    (UserRole::Auditor, "auditor"),
+    (UserRole::Member, "member"),
+];
+
+impl std::fmt::Display for UserRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(ROLES.iter().find(|(role, _)| role == self).map_or("member", |(_, word)| word))
+    }
+}
+
+impl std::str::FromStr for UserRole {
+    type Err = UserRoleError;
+
+    fn from_str(text: &str) -> Result<Self, UserRoleError> {
+        let found = ROLES.iter().find(|(_, word)| *word == text).map(|(role, _)| *role);
+        found.ok_or_else(|| UserRoleError(text.to_owned()))
+    }
+}
+
 /// A person, or what stands for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -15,6 +65,8 @@ pub struct User {
     pub display_name: String,
     /// The e-mail address, if the user has one; policies match it.
     pub email: Option<String>,
+    /// What the user is in the tailnet.
+    pub role: UserRole,
     /// When the user was made.
     pub created_at: Timestamp,
 }

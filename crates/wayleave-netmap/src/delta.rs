@@ -6,10 +6,10 @@ use std::sync::Arc;
 use wayleave_model::{NodeId, Timestamp};
 use wayleave_tailnet::{NodeView, Snapshot};
 use wayleave_wire::CapabilityVersion;
-use wayleave_wire::control::{DerpMap, DnsConfig, MapResponse, Node, PeerChange, UserProfile};
+use wayleave_wire::control::{DerpMap, DnsConfig, MapResponse, Node, PeerChange, SshPolicy, UserProfile};
 
 use crate::cache::PeerCache;
-use crate::to_wire::{accept_all, profile, profile_of, self_to_wire};
+use crate::to_wire::{filter_to_wire, profile, profile_of, self_to_wire, ssh_to_wire};
 use crate::view::{peers, told};
 
 /// What all viewers share, whoever they are.
@@ -41,13 +41,14 @@ pub fn full(
         all.push(Arc::clone(&cache.peer(peer, &told, &shared.base_domain).json));
     }
     Some(MapResponse {
-        node: Some(Box::new(self_to_wire(me, &shared.base_domain))),
+        node: Some(Box::new(own_node(snapshot, me, &shared.base_domain))),
         derp_map: Some(Arc::clone(&shared.derp_map)),
         peers: Some(all),
         dns_config: Some(Arc::clone(&shared.dns)),
         domain: shared.base_domain.clone(),
         collect_services: Some(false),
-        packet_filter: Some(accept_all()),
+        packet_filter: Some(filter_to_wire(&snapshot.policy.filter(viewer))),
+        ssh_policy: own_ssh(snapshot, me),
         user_profiles: profiles.into_values().collect(),
         control_time: Some(now),
         ..MapResponse::default()
@@ -87,8 +88,14 @@ pub fn delta(
     let (was, is) = (old.node(viewer)?, new.node(viewer)?);
     let mut out = MapResponse::default();
     let everybody: BTreeSet<NodeId>;
-    // What the policy answers may have changed for anybody; and so may what this viewer itself sees.
-    let changed = if new.policy_version != old.policy_version || was.expired != is.expired {
+    // Other rules: the answers about anybody may have changed. And so may all that this viewer is told, where it is another viewer now:
+    // what a rule says of it, or what it carries itself.
+    let another = was.expired != is.expired
+        || was.approved != is.approved
+        || was.primary != is.primary
+        || was.node.owner != is.node.owner
+        || old.policy.class_of(viewer) != new.policy.class_of(viewer);
+    let changed = if new.policy_version != old.policy_version || another {
         everybody = old.nodes.keys().chain(new.nodes.keys()).copied().collect();
         &everybody
     } else {
@@ -121,8 +128,9 @@ pub fn delta(
             }
         }
     }
-    if !Arc::ptr_eq(was, is) {
-        let (before, after) = (self_to_wire(was, &old_shared.base_domain), self_to_wire(is, &shared.base_domain));
+    let same_policy = Arc::ptr_eq(&old.policy, &new.policy);
+    if !Arc::ptr_eq(was, is) || !same_policy {
+        let (before, after) = (own_node(old, was, &old_shared.base_domain), own_node(new, is, &shared.base_domain));
         if !same_self(&before, &after) {
             out.node = Some(Box::new(after));
             add_profile(&mut profiles, is, new);
@@ -134,6 +142,16 @@ pub fn delta(
         }
     }
     out.user_profiles = profiles.into_values().collect();
+    if !same_policy {
+        let filter = new.policy.filter(viewer);
+        if old.policy.filter(viewer) != filter {
+            out.packet_filter = Some(filter_to_wire(&filter));
+        }
+        let ssh = own_ssh(new, is);
+        if own_ssh(old, was) != ssh {
+            out.ssh_policy = Some(ssh.unwrap_or_default());
+        }
+    }
     if shared.dns != old_shared.dns {
         out.dns_config = Some(Arc::clone(&shared.dns));
     }
@@ -151,6 +169,22 @@ pub fn delta(
     Some(out)
 }
 
+/// The viewer as it is told of itself.
+fn own_node(snapshot: &Snapshot, me: &NodeView, base_domain: &str) -> Node {
+    let id = me.node.id;
+    self_to_wire(me, &snapshot.policy.attributes(id), snapshot.policy.has_ssh(id), base_domain)
+}
+
+/// Who may open shells on the viewer, if any rule says so.
+fn own_ssh(snapshot: &Snapshot, me: &NodeView) -> Option<Box<SshPolicy>> {
+    let rules = snapshot.policy.ssh(me.node.id);
+    (!rules.is_empty()).then(|| Box::new(ssh_to_wire(&rules, SSH_CHECK)))
+}
+
+/// Where clients ask about a connection that a person has to approve. The host is of no account: they ask over their connection to this
+/// server (protocol.md 3.10).
+pub const SSH_CHECK: &str = "https://unused/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID?local_user=$LOCAL_USER";
+
 fn add_profile(profiles: &mut BTreeMap<u64, UserProfile>, view: &NodeView, snapshot: &Snapshot) {
     let profile = profile_of(&view.node.owner, snapshot);
     profiles.insert(profile.id, profile);
@@ -165,6 +199,7 @@ fn is_empty(out: &MapResponse) -> bool {
         && out.dns_config.is_none()
         && out.derp_map.is_none()
         && out.packet_filter.is_none()
+        && out.ssh_policy.is_none()
 }
 
 /// Whether a viewer has nothing to learn about itself. What it reported itself it knows: endpoints and discovery key are not sent

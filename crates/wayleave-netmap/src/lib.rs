@@ -13,7 +13,7 @@ mod to_wire;
 mod view;
 
 pub use cache::PeerCache;
-pub use delta::{Shared, delta, full, full_again};
+pub use delta::{SSH_CHECK, Shared, delta, full, full_again};
 pub use encode::{Encoder, frame};
-pub use to_wire::{TAGGED_DEVICES, profile_of as owner_profile};
+pub use to_wire::{TAGGED_DEVICES, filter_to_wire, profile_of as owner_profile, ssh_to_wire};
 pub use view::{Told, peers, told};

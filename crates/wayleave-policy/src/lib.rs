@@ -1,39 +1,40 @@
-//! The policy, as questions that the rest of the server asks.
+//! The policy: from the file that people write to the answers that the rest of the server asks for.
 //!
-//! So far there is one policy: everything is allowed, nothing approves itself, and nobody may give tags away but the one who makes a
-//! key. It is what holds until a policy is set. [`CompiledPolicy`] is the seam: an immutable value, made anew when something that its
-//! answers stand on changes, and shared by all who read.
+//! ```text
+//! text -> source (HuJSON, with places) -> read -> PolicyFile      what is written, understood
+//! PolicyFile + People                  -> Rules                   names are numbers; who owns what is known
+//! Rules + Subjects                     -> CompiledPolicy          who sees whom, filters, routes, attributes, ssh
+//! ```
+//!
+//! All of it is immutable and pure. A node that changes costs what that node needs: nodes that no rule tells apart are one class
+//! ([`class`]), and what is worked out for a class is kept.
+//!
+//! What the hosted control plane answers is the measure, hundreds of captured cases of it; where the text names a case, that case decided.
 
-use wayleave_model::{NodeId, Prefix, Tag, UserId};
+pub mod attributes;
+pub mod auto_approval;
+pub mod class;
+pub mod compiled;
+mod decode;
+pub mod file;
+pub mod filter;
+pub mod people;
+pub mod ports;
+mod read;
+mod read_ssh;
+pub mod rules;
+pub mod selector;
+pub mod source;
+pub mod ssh;
+pub mod steering;
+pub mod tests;
 
-/// A policy that is ready to answer.
-#[derive(Clone, Debug)]
-pub struct CompiledPolicy(());
-
-impl CompiledPolicy {
-    /// Everything is allowed.
-    pub const fn accept_all() -> Self {
-        Self(())
-    }
-
-    /// Whether a viewer has a peer on its map.
-    pub const fn sees(&self, _viewer: NodeId, _peer: NodeId) -> bool {
-        true
-    }
-
-    /// The rule by which this prefix of this node is approved without a person.
-    pub const fn auto_approves(&self, _node: NodeId, _prefix: &Prefix) -> Option<String> {
-        None
-    }
-
-    /// Whether a user may put this tag on a machine that asks for it. Tags are what rules will be written for, so nobody gets one by
-    /// asking before somebody has said who owns it.
-    pub const fn may_tag(&self, _user: UserId, _tag: &Tag) -> bool {
-        false
-    }
-
-    /// Whether nothing is restricted, so that no answer depends on who is there.
-    pub const fn is_accept_all(&self) -> bool {
-        true
-    }
-}
+pub use compiled::{CompiledPolicy, Subject};
+pub use file::{CheckPeriod, PolicyError, PolicyFile};
+pub use filter::{Capabilities, FilterRule, Sources};
+pub use people::{Domains, People, Surroundings};
+pub use ports::Ports;
+pub use rules::Rules;
+pub use source::{Fault, Span};
+pub use ssh::{SshAccess, SshRule};
+pub use steering::Steering;

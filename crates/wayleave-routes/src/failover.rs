@@ -137,6 +137,7 @@ impl RouteTable {
             let incumbent = self.incumbent(&prefix, &candidates);
             let decision = elect(incumbent, &candidates, self.settings.failback_after, now);
             self.seat_primary(prefix, incumbent.node(), decision, now, out);
+            self.decide_steered(prefix, now, out);
         }
     }
 

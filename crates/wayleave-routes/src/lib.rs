@@ -27,10 +27,12 @@ mod failover;
 pub mod health;
 mod reason;
 mod state;
+mod steered;
 mod table;
 
 pub use election::{Candidate, Decision, Pending, Primary, Rank, elect};
 pub use health::{Liveness, Observation, PingWatch, Silence};
 pub use reason::{Because, Cause, Gone};
 pub use state::{RouteState, StateError, StateWord};
+pub use steered::{Electorate, Group, SteeredChange};
 pub use table::{Effect, Input, NodeFacts, PrimaryChange, RouteTable, Seat, Settings};

@@ -52,6 +52,8 @@ pub enum Gone {
     Deleted,
     /// Neither a relay nor an endpoint of it is known.
     Unreachable,
+    /// Its node has none of the group's tags any more.
+    LeftGroup,
 }
 
 impl fmt::Display for Gone {
@@ -62,6 +64,7 @@ impl fmt::Display for Gone {
             Self::Expired => "expired",
             Self::Deleted => "deleted",
             Self::Unreachable => "unreachable",
+            Self::LeftGroup => "left the group",
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::election::{Pending, Rank};
 use crate::health::{Counts, Health, Liveness};
 use crate::reason::{Because, Cause};
 use crate::state::RouteState;
+use crate::steered::{Electorate, Group, SteeredChange};
 
 /// Times and counts that the table decides by. All are configuration; the defaults are those of design.md 3 and 4.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub enum Input {
     Answered(NodeId, SessionId),
     /// These nodes lost their sessions together with so many others that it is the server's side.
     CommonLoss(BTreeSet<NodeId>),
+    /// These groups elect for these prefixes, and no others do.
+    Electorates(BTreeMap<Group, Electorate>),
     /// The server started: rows, primaries and nodes are as they were; nobody has a session yet.
     Started,
 }
@@ -91,6 +94,8 @@ pub enum Input {
 pub enum Effect {
     /// A prefix went from one node to another, to nobody, or was given out first.
     PrimaryChanged(PrimaryChange),
+    /// A prefix moved within a group that a grant steers through.
+    SteeredChanged(SteeredChange),
     /// A node was convicted.
     NodeDown(NodeId, Cause),
     /// A node that was down is up.
@@ -127,6 +132,8 @@ pub(crate) enum Timer {
     Flapping(NodeId),
     /// A pending challenger has waited long enough.
     Failback(Prefix),
+    /// The same within a group.
+    SteeredFailback(Prefix, Group),
     /// The grace after a withdrawal is over.
     Withdrawn(RouteId),
 }
@@ -163,6 +170,9 @@ pub struct RouteTable {
     pub(crate) holders: BTreeMap<Prefix, BTreeSet<NodeId>>,
     /// Agrees with `is_primary` of the rows after every call.
     pub(crate) seats: BTreeMap<Prefix, Seat>,
+    /// The groups that elect on their own, and whom they elected.
+    pub(crate) electorates: BTreeMap<Group, Electorate>,
+    pub(crate) steered_seats: BTreeMap<(Prefix, Group), Seat>,
     /// Prefixes to be decided again before the call returns.
     pub(crate) dirty: BTreeSet<Prefix>,
     pub(crate) timers: Timers<Timer>,
@@ -177,6 +187,8 @@ impl RouteTable {
             routers: BTreeMap::new(),
             holders: BTreeMap::new(),
             seats: BTreeMap::new(),
+            electorates: BTreeMap::new(),
+            steered_seats: BTreeMap::new(),
             dirty: BTreeSet::new(),
             timers: Timers::new(),
         }
@@ -195,6 +207,7 @@ impl RouteTable {
             Input::Silent(node, session, cause) => self.silent(node, session, cause, now, &mut out),
             Input::Answered(node, session) => self.answered(node, session, now, &mut out),
             Input::CommonLoss(nodes) => nodes.into_iter().for_each(|node| self.give_grace(node, now)),
+            Input::Electorates(electorates) => self.put_electorates(electorates, &mut out),
             Input::Started => self.started(now),
         }
         self.decide(now, &mut out);
@@ -208,7 +221,7 @@ impl RouteTable {
             match timer {
                 Timer::Liveness(node) => self.liveness_over(node, now, &mut out),
                 Timer::Flapping(node) => self.flapping_over(node, now),
-                Timer::Failback(prefix) => {
+                Timer::Failback(prefix) | Timer::SteeredFailback(prefix, _) => {
                     self.dirty.insert(prefix);
                 }
                 Timer::Withdrawn(route) => out.push(Effect::WithdrawalDue(route)),

@@ -12,14 +12,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use wayleave_derp::Relay;
 use wayleave_netmap::{PeerCache, Shared};
-use wayleave_store::{OpenError, Store, StoreError};
+use wayleave_store::{OpenError, Store};
 use wayleave_tailnet::{Effect, LoginToken};
 use wayleave_wire::PrivateKey;
 
 use crate::api::{self, ApiState};
 use crate::clock::Clock;
 use crate::connections::Sessions;
-use crate::control_loop::Control;
+use crate::control_loop::{Control, LoadError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::derp_map::Foreign;
 use crate::keys::{self, KeyFileError};
@@ -84,9 +84,9 @@ pub enum StartError {
     /// The database can't be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The database can't be read.
-    #[error("the database can't be read")]
-    Load(#[from] StoreError),
+    /// What the database holds can't be served.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// The certificate can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

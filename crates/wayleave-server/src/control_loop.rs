@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use wayleave_model::{NodeId, RouteId};
+use wayleave_policy::PolicyError;
 use wayleave_store::{Soft, Store, StoreError};
 use wayleave_tailnet::{
     Command, Committed, Effect, Event, HistoryEntry, Outcome, Plan, Refusal, Settings, Snapshot, Tailnet,
@@ -71,11 +72,11 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// The store can't be read.
-    pub async fn start(store: Store, settings: Settings, clock: Clock) -> Result<Self, StoreError> {
+    /// The store can't be read, or the policy in it is none.
+    pub async fn start(store: Store, settings: Settings, clock: Clock) -> Result<Self, LoadError> {
         let loaded = store.load().await?;
         let now = clock.now();
-        let mut tailnet = Tailnet::new(settings, loaded, now);
+        let mut tailnet = Tailnet::new(settings, loaded, now)?;
         let started = tailnet.apply(Event::Started, now);
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (publish, snapshots) = watch::channel(Arc::new(tailnet.snapshot().clone()));
@@ -363,6 +364,8 @@ impl Loop {
                 Effect::RouteRow(route) => drop(self.behind.routes.insert(*route)),
                 Effect::History(entry) => self.behind.history.push(entry.clone()),
                 Effect::PrimaryChanged(_)
+                | Effect::SteeredChanged(_)
+                | Effect::PolicyChanged(_)
                 | Effect::NodeDown(..)
                 | Effect::NodeUp(_)
                 | Effect::Flapping(_)
@@ -422,6 +425,17 @@ fn log_history(entry: &HistoryEntry, tailnet: &Tailnet) {
     );
 }
 
+/// What the store holds can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It can't be read.
+    #[error("the database can't be read")]
+    Store(#[from] StoreError),
+    /// The policy in it is none (any more).
+    #[error("the policy in the database is not valid for this version, and nothing else is put in its place:\n{0}")]
+    Policy(#[from] PolicyError),
+}
+
 /// One line for what an operator cares about, in the words of the CLI and the API.
 fn log(effect: &Effect, tailnet: &Tailnet) {
     let name = |node: NodeId| match tailnet.registry().node(node) {
@@ -436,6 +450,15 @@ fn log(effect: &Effect, tailnet: &Tailnet) {
             because = %change.because,
             "primary changed"
         ),
+        Effect::SteeredChanged(change) => tracing::info!(
+            route.prefix = %change.prefix,
+            via = %change.group.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            from = %change.from.map_or_else(|| "nobody".to_owned(), name),
+            to = %change.to.map_or_else(|| "nobody".to_owned(), name),
+            because = %change.because,
+            "primary of a group changed"
+        ),
+        Effect::PolicyChanged(revision) => tracing::info!(policy.revision = revision, "policy changed"),
         Effect::NodeDown(node, cause) => {
             if tailnet.routes().rows_of(*node).next().is_some() {
                 tracing::info!(node.id = %node, node.name = %name(*node), %cause, "router down");

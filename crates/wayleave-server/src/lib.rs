@@ -18,6 +18,7 @@ pub mod control_loop;
 pub mod data_dir;
 mod derp_map;
 mod encoding;
+pub mod evaluate;
 pub mod keys;
 mod listener;
 mod machine;

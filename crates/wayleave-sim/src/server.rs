@@ -139,7 +139,8 @@ impl TestServer {
     ///
     /// It is refused.
     pub async fn user(&self, name: &str) -> anyhow::Result<UserId> {
-        let command = Command::CreateUser { name: name.to_owned(), display_name: String::new(), email: None };
+        let command =
+            Command::CreateUser { name: name.to_owned(), display_name: String::new(), email: None, role: None };
         let outcome = self.control()?.command(command).await?;
         if let Outcome::User(user) = outcome { Ok(user) } else { anyhow::bail!("{outcome:?}") }
     }

@@ -41,7 +41,8 @@ async fn a_client_joins_gets_its_map_and_learns_of_a_peer_and_its_route() {
     assert_eq!(first["Node"]["Addresses"], json!(["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]));
     assert_eq!(first["Peers"], json!([]));
     assert_eq!(first["DERPMap"]["Regions"]["900"]["Nodes"][0]["HostName"], "127.0.0.1");
-    assert_eq!(first["PacketFilter"][0]["SrcIPs"], json!(["*"]));
+    let everybody = json!(["100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48"]);
+    assert_eq!(first["PacketFilter"][0]["SrcIPs"], everybody);
     b.join(&key, "b").await.unwrap();
     b.report("b", &[P]).await.unwrap();
     approve(&server, 2).await;

@@ -11,6 +11,8 @@ use wayleave_model::{
     Route, RouteId, Timestamp, User, UserId,
 };
 
+use wayleave_tailnet::PolicyRow;
+
 use crate::error::StoreError;
 use crate::json::{EndpointJson, HostinfoJson};
 
@@ -118,7 +120,18 @@ pub(crate) fn user_from_row(row: &SqliteRow) -> Result<User, StoreError> {
         name: c.text("name")?,
         display_name: c.text("display_name")?,
         email: c.value("email")?,
+        role: c.parsed("role")?,
         created_at: c.time("created_at")?,
+    })
+}
+
+pub(crate) fn policy_from_row(row: &SqliteRow) -> Result<PolicyRow, StoreError> {
+    let c = Columns::new("policies", row)?;
+    Ok(PolicyRow {
+        revision: c.number("revision")?,
+        text: c.text("text")?.into(),
+        set_at: c.time("set_at")?,
+        set_by: c.text("set_by")?,
     })
 }
 

@@ -36,14 +36,14 @@ pub struct HistoryFilter {
 }
 
 fn migrator() -> Migrator {
-    let first = include_str!("../migrations/0001_first.sql");
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "first".into(),
-        MigrationType::Simple,
-        first.into_sql_str(),
-        false,
-    )])
+    let steps = [
+        (1, "first", include_str!("../migrations/0001_first.sql")),
+        (2, "policy", include_str!("../migrations/0002_policy.sql")),
+    ];
+    let step = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(steps.into_iter().map(step).collect())
 }
 
 impl Store {
@@ -85,6 +85,10 @@ impl Store {
             routes: self.all("SELECT * FROM routes WHERE deleted_at IS NULL ORDER BY id", rows::route_from_row).await?,
             auth_keys: self.all("SELECT * FROM auth_keys ORDER BY id", rows::auth_key_from_row).await?,
             api_keys: self.all("SELECT * FROM api_keys ORDER BY id", rows::api_key_from_row).await?,
+            policy: self
+                .all("SELECT revision AS id, * FROM policies ORDER BY revision DESC LIMIT 1", rows::policy_from_row)
+                .await?
+                .pop(),
             sequences: self.sequences().await?,
         })
     }

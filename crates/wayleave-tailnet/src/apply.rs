@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use wayleave_model::{Node, NodeId, Route, SessionId, Timestamp};
+use wayleave_policy::{CompiledPolicy, Subject};
 use wayleave_routes::{Effect as RouteEffect, Input, NodeFacts, approval};
 
 use crate::command::Command;
@@ -27,6 +28,7 @@ impl Tailnet {
             Event::Answered(node, session) => self.route_input(Input::Answered(node, session), now, &mut out),
             Event::Reported(node, report) => self.reported(node, *report, now, &mut out),
         }
+        self.elect_groups(now, &mut out);
         out
     }
 
@@ -51,11 +53,12 @@ impl Tailnet {
                 Due::Logins => self.forget_old_logins(now),
             }
         }
+        self.elect_groups(now, &mut out);
         out
     }
 
     pub(crate) fn load(&mut self, loaded: Loaded, now: Timestamp) {
-        let Loaded { users, nodes, routes, auth_keys, api_keys, sequences: _ } = loaded;
+        let Loaded { users, nodes, routes, auth_keys, api_keys, policy: _, sequences: _ } = loaded;
         users.into_iter().for_each(|user| self.registry.put_user(user));
         auth_keys.into_iter().for_each(|key| self.registry.put_auth_key(key));
         api_keys.into_iter().for_each(|key| self.registry.put_api_key(key));
@@ -77,17 +80,19 @@ impl Tailnet {
     fn committed(&mut self, committed: Committed, now: Timestamp, out: &mut Vec<Effect>) {
         let mut rows = Vec::new();
         let mut gone = Vec::new();
+        let mut people_changed = false;
+        let mut file = None;
         for write in committed.0.writes() {
             match write.clone() {
                 Write::User(user) => {
                     self.registry.put_user(user);
                     self.users_touched = true;
-                    self.policy_stale = true;
+                    people_changed = true;
                 }
                 Write::DeleteUser(user) => {
                     self.registry.remove_user(user);
                     self.users_touched = true;
-                    self.policy_stale = true;
+                    people_changed = true;
                 }
                 Write::Node(node) => self.put_node(*node, now, out),
                 Write::DeleteNode(node) => gone.push(node),
@@ -96,11 +101,19 @@ impl Tailnet {
                 Write::DeleteAuthKey(key) => self.registry.remove_auth_key(key),
                 Write::ApiKey(key) => self.registry.put_api_key(key),
                 Write::DeleteApiKey(key) => self.registry.remove_api_key(key),
+                Write::Policy(policy) => {
+                    out.push(Effect::PolicyChanged(policy.row.revision));
+                    self.policy_row = Some(policy.row);
+                    file = Some(policy.file);
+                }
                 Write::Sequences(sequences) => self.sequences = sequences,
                 Write::History(_) => {}
             }
         }
-        self.policy_stale |= !rows.is_empty();
+        if people_changed || file.is_some() {
+            let file = file.unwrap_or_else(|| Arc::clone(self.rules.file()));
+            self.rules_changed(file);
+        }
         self.route_input(Input::Rows(rows), now, out);
         for node in gone {
             self.remove_node(node, now, out);
@@ -138,7 +151,6 @@ impl Tailnet {
         let is_new = self.registry.node(id).is_none();
         let ephemeral = merged.ephemeral;
         self.registry.put_node(merged);
-        self.policy_stale = true;
         self.touched.insert(id);
         self.facts_changed(id, now, out);
         if ephemeral && !self.liveness.has_session(id) {
@@ -156,7 +168,7 @@ impl Tailnet {
     fn ask_again(&self, node: NodeId, out: &mut Vec<Effect>) {
         let prefixes: BTreeSet<_> =
             self.routes.rows_of(node).filter(|row| approval::wants_auto_approval(row)).map(|row| row.prefix).collect();
-        if !prefixes.is_empty() && !self.policy.is_accept_all() {
+        if !prefixes.is_empty() && self.rules.approves_anything() {
             out.push(Effect::Propose(Command::Advertise { node, prefixes }));
         }
     }
@@ -165,7 +177,6 @@ impl Tailnet {
         self.route_input(Input::NodeDeleted(id), now, out);
         self.liveness.removed(id);
         self.timers.stop(&Due::KeyExpires(id));
-        self.policy_stale = true;
         self.touched.insert(id);
         if let Some(node) = self.registry.remove_node(id) {
             out.push(Effect::NodeGone(Box::new(node)));
@@ -232,7 +243,6 @@ impl Tailnet {
             next.hostinfo = hostinfo;
         }
         if next != *row {
-            self.policy_stale |= next.given_name != row.given_name;
             self.registry.put_node(next);
             self.touched.insert(id);
             out.push(Effect::NodeRow(id));
@@ -258,9 +268,6 @@ impl Tailnet {
         let reported = node.disco_key.is_some();
         let reachable = !reported || node.home_derp != 0 || !node.endpoints.is_empty();
         let facts = NodeFacts { expired, reachable, drained: node.drained };
-        if self.snapshot.node(id).is_none_or(|view| view.expired != expired) {
-            self.policy_stale = true;
-        }
         self.touched.insert(id);
         self.route_input(Input::Node(id, facts), now, out);
     }
@@ -273,7 +280,7 @@ impl Tailnet {
         }
     }
 
-    fn route_input(&mut self, input: Input, now: Timestamp, out: &mut Vec<Effect>) {
+    pub(crate) fn route_input(&mut self, input: Input, now: Timestamp, out: &mut Vec<Effect>) {
         let effects = self.routes.handle(input, now);
         self.route_effects(effects, now, out);
     }
@@ -296,9 +303,9 @@ impl Tailnet {
                     out.push(Effect::RouteRow(id));
                 }
                 RouteEffect::WithdrawalDue(route) => out.push(Effect::Propose(Command::DisableWithdrawn { route })),
+                RouteEffect::SteeredChanged(change) => out.push(Effect::SteeredChanged(change)),
                 RouteEffect::RoutesOf(node) => {
                     self.touched.insert(node);
-                    self.policy_stale = true;
                 }
             }
         }
@@ -318,16 +325,16 @@ impl Tailnet {
 
     /// Makes the views of touched nodes anew, and the policy's answers where something that they stand on has changed.
     pub(crate) fn refresh(&mut self) {
-        if self.touched.is_empty() && !self.users_touched && !self.policy_stale {
+        let rules_changed = std::mem::take(&mut self.rules_stale);
+        if self.touched.is_empty() && !self.users_touched && !rules_changed {
             return;
         }
-        // Where everything is allowed no answer depends on who is there.
-        self.policy_stale = false;
         if std::mem::take(&mut self.users_touched) {
             self.snapshot.users = self.registry.users().map(|user| (user.id, Arc::new(user.clone()))).collect();
         }
         let touched = std::mem::take(&mut self.touched);
         let mut changed = BTreeSet::new();
+        let mut policy = Arc::clone(&self.snapshot.policy);
         for id in touched {
             let view = self.registry.node(id).map(|node| self.view(node));
             let old = self.snapshot.node(id);
@@ -335,11 +342,20 @@ impl Tailnet {
                 continue;
             }
             changed.insert(id);
+            if !rules_changed {
+                Arc::make_mut(&mut policy).put(id, view.as_ref().map(subject));
+            }
             match view {
                 Some(view) => self.snapshot.put(view),
                 None => self.snapshot.remove(id),
             }
         }
+        if rules_changed {
+            let subjects = self.snapshot.nodes.iter().map(|(id, view)| (*id, subject(view)));
+            policy = Arc::new(CompiledPolicy::compile(Arc::clone(&self.rules), subjects));
+            self.snapshot.policy_version += 1;
+        }
+        self.snapshot.policy = policy;
         self.snapshot.step(changed);
     }
 
@@ -355,9 +371,19 @@ impl Tailnet {
                 .filter(|row| row.is_primary && approved.contains(&row.prefix))
                 .map(|row| row.prefix)
                 .collect(),
+            steered: self.routes.steered_through(node.id),
             is_router: rows().any(|row| row.advertised),
             approved,
             node: node.clone(),
         }
+    }
+}
+
+/// A node as the policy looks at it.
+fn subject(view: &NodeView) -> Subject {
+    Subject {
+        owner: view.node.owner.clone(),
+        addresses: view.node.addresses.iter().collect(),
+        approved: view.approved.clone(),
     }
 }

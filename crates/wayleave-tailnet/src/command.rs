@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use wayleave_model::{
     ApiKeyId, Approver, AuthKeyId, GivenName, Hostinfo, InvalidReason, MachineKey, NodeId, NodeKey, Prefix, RouteId,
-    Tag, Timestamp, UserId,
+    Tag, Timestamp, UserId, UserRole,
 };
+use wayleave_policy::PolicyError;
 
 use crate::addresses::AddressError;
 
@@ -80,6 +81,15 @@ pub enum Command {
         display_name: String,
         /// The e-mail address.
         email: Option<String>,
+        /// What the user is in the tailnet. `None`: the owner if there is nobody yet, else a member.
+        role: Option<UserRole>,
+    },
+    /// Makes a user something else in the tailnet.
+    SetRole {
+        /// Who.
+        user: UserId,
+        /// What.
+        role: UserRole,
     },
     /// Gives a user another name.
     RenameUser {
@@ -183,6 +193,15 @@ pub enum Command {
         /// What it advertises in all.
         prefixes: BTreeSet<Prefix>,
     },
+    /// Sets the policy.
+    SetPolicy {
+        /// HuJSON.
+        text: String,
+        /// The revision that it replaces, 0 for none; refused if another is in force. `None`: whichever.
+        replaces: Option<u64>,
+        /// Who sets it: the words of an approver.
+        by: String,
+    },
     /// Disables a route whose grace after a withdrawal is over; nothing if it is advertised again.
     DisableWithdrawn {
         /// Which.
@@ -213,6 +232,8 @@ pub enum Outcome {
     LoggedOut,
     /// These routes changed.
     Routes(Vec<RouteId>),
+    /// The policy of this revision is in force.
+    Policy(u64),
 }
 
 /// Why a command is refused. Each text says what is wrong, and what to do where that is not plain.
@@ -300,6 +321,17 @@ pub enum Refusal {
         prefix: Prefix,
         /// What it has.
         has: String,
+    },
+    /// It is no policy, or fails its own tests.
+    #[error("{0}")]
+    Policy(Box<PolicyError>),
+    /// Somebody else set a policy in between.
+    #[error(
+        "the policy was changed by somebody else in between: revision {current} is in force; look at it (`wayleave policy get`) and try again"
+    )]
+    PolicyChanged {
+        /// What is in force.
+        current: u64,
     },
     /// The node came back.
     #[error("node {0} is back")]

@@ -198,7 +198,7 @@ impl Tailnet {
     fn check_requested_tags(&self, requested: &BTreeSet<Tag>, user: Option<UserId>) -> Result<(), Refusal> {
         let refused: Vec<String> = requested
             .iter()
-            .filter(|tag| !user.is_some_and(|user| self.policy.may_tag(user, tag)))
+            .filter(|tag| !user.is_some_and(|user| self.rules.may_tag(user, tag)))
             .map(Tag::to_string)
             .collect();
         if refused.is_empty() { Ok(()) } else { Err(Refusal::TagsNotPermitted(refused.join(", "))) }

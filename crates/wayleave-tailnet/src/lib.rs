@@ -20,6 +20,7 @@ mod plan;
 mod plan_keys;
 mod plan_nodes;
 mod plan_routes;
+mod policy;
 mod registry;
 mod settings;
 mod snapshot;
@@ -30,6 +31,7 @@ pub use command::{ApproveMode, Command, LoginToken, NewAuthKey, Outcome, Refusal
 pub use history::{HistoryEntry, HistoryEvent};
 pub use liveness::Ending;
 pub use plan::{Committed, Plan, Write};
+pub use policy::{NewPolicy, PolicyRow};
 pub use registry::{Registry, Sequences};
 pub use settings::Settings;
 pub use snapshot::{NodeView, Snapshot};

@@ -4,6 +4,7 @@ use wayleave_model::{ApiKey, ApiKeyId, AuthKey, AuthKeyId, Node, NodeId, Route, 
 
 use crate::command::{Command, LoginToken, Outcome, Refusal};
 use crate::history::{HistoryEntry, HistoryEvent};
+use crate::policy::NewPolicy;
 use crate::registry::Sequences;
 use crate::tailnet::Tailnet;
 
@@ -28,6 +29,8 @@ pub enum Write {
     ApiKey(ApiKey),
     /// Deletes an API key.
     DeleteApiKey(ApiKeyId),
+    /// A new policy; those before it are kept.
+    Policy(Box<NewPolicy>),
     /// The numbers that come next.
     Sequences(Sequences),
     /// A line of history.
@@ -177,10 +180,11 @@ impl Tailnet {
     pub fn plan(&self, command: Command, now: Timestamp) -> Result<Plan, Refusal> {
         let draft = Draft::new(self.sequences, now);
         match command {
-            Command::CreateUser { name, display_name, email } => {
-                self.plan_create_user(draft, name, display_name, email)
+            Command::CreateUser { name, display_name, email, role } => {
+                self.plan_create_user(draft, name, display_name, email, role)
             }
             Command::RenameUser { user, name } => self.plan_rename_user(draft, user, name),
+            Command::SetRole { user, role } => self.plan_set_role(draft, user, role),
             Command::DeleteUser { user } => self.plan_delete_user(draft, user),
             Command::CreateAuthKey(key) => self.plan_create_auth_key(draft, key),
             Command::RevokeAuthKey { key } => self.plan_revoke_auth_key(draft, key),
@@ -200,6 +204,7 @@ impl Tailnet {
             }
             Command::DisableRoutes { node, prefixes, by } => self.plan_disable_routes(draft, node, &prefixes, &by),
             Command::Advertise { node, prefixes } => self.plan_advertise(draft, node, &prefixes),
+            Command::SetPolicy { text, replaces, by } => self.plan_set_policy(draft, &text, replaces, &by),
             Command::DisableWithdrawn { route } => Ok(self.plan_disable_withdrawn(draft, route)),
         }
     }

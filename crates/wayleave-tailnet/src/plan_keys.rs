@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wayleave_model::{ApiKey, ApiKeyId, AuthKey, AuthKeyId, User, UserId};
+use wayleave_model::{ApiKey, ApiKeyId, AuthKey, AuthKeyId, User, UserId, UserRole};
 
 use crate::command::{NewAuthKey, Outcome, Refusal};
 use crate::plan::{Draft, Plan, Write};
@@ -20,6 +20,7 @@ impl Tailnet {
         name: String,
         display_name: String,
         email: Option<String>,
+        role: Option<UserRole>,
     ) -> Result<Plan, Refusal> {
         check_name(&name)?;
         let taken = |text: &str| self.registry.users().any(|u| u.name == text || u.email.as_deref() == Some(text));
@@ -30,7 +31,10 @@ impl Tailnet {
         }
         let id = draft.next_user();
         let email = email.or_else(|| name.contains('@').then(|| name.clone()));
-        draft.write(Write::User(User { id, name, display_name, email, created_at: draft.now }));
+        // Somebody has to own the tailnet: whoever is first.
+        let first = self.registry.users().next().is_none();
+        let role = role.unwrap_or(if first { UserRole::Owner } else { UserRole::Member });
+        draft.write(Write::User(User { id, name, display_name, email, role, created_at: draft.now }));
         Ok(draft.done(Outcome::User(id)))
     }
 
@@ -41,6 +45,12 @@ impl Tailnet {
             return Err(Refusal::UserExists(name));
         }
         draft.write(Write::User(User { name, ..old.clone() }));
+        Ok(draft.done(Outcome::Done))
+    }
+
+    pub(crate) fn plan_set_role(&self, mut draft: Draft, user: UserId, role: UserRole) -> Result<Plan, Refusal> {
+        let old = self.registry.user(user).ok_or(Refusal::NoUser(user))?;
+        draft.write(Write::User(User { role, ..old.clone() }));
         Ok(draft.done(Outcome::Done))
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wayleave_model::{Approver, NodeId, Prefix, Route, RouteId};
+use wayleave_model::{Approver, NodeId, Owner, Prefix, Route, RouteId};
+use wayleave_policy::Rules;
 use wayleave_routes::approval;
 
 use crate::command::{ApproveMode, Outcome, Refusal};
@@ -101,6 +102,7 @@ impl Tailnet {
         let now = draft.now;
         let mut changed = BTreeMap::new();
         let mut count = self.routes.rows_of(node).count();
+        let owner = self.registry.node(node).map(|node| &node.owner);
         for prefix in prefixes {
             let known = self.routes.row_of(node, prefix);
             if known.is_none() {
@@ -114,19 +116,24 @@ impl Tailnet {
                 Some(row) => Route { advertised: true, was_advertised: true, ..row.clone() },
                 None => approval::appeared(draft.next_route(), node, *prefix, now),
             };
-            let rule = if approval::wants_auto_approval(&row) { self.policy.auto_approves(node, prefix) } else { None };
-            let approved = rule.and_then(|rule| approval::approve(&row, Approver::Auto(rule), now).ok());
-            if let Some(Approver::Auto(rule)) =
-                approved.as_ref().and_then(|row| row.approval.as_ref()).map(|approval| approval.by.clone())
-            {
-                draft.history(Some(*prefix), Some(node), HistoryEvent::Approved(Approver::Auto(rule)));
-            }
+            let approved = owner.and_then(|owner| Self::auto_approved(draft, &self.rules, owner, &row));
             let next = approved.unwrap_or(row);
             if known != Some(&next) {
                 changed.insert(*prefix, next);
             }
         }
         changed
+    }
+
+    /// The row as an auto-approver leaves it, if one says yes. History is drafted.
+    pub(crate) fn auto_approved(draft: &mut Draft, rules: &Rules, owner: &Owner, row: &Route) -> Option<Route> {
+        if !approval::wants_auto_approval(row) {
+            return None;
+        }
+        let by = Approver::Auto(rules.auto_approves(owner, &row.prefix)?);
+        let approved = approval::approve(row, by.clone(), draft.now).ok()?;
+        draft.history(Some(row.prefix), Some(row.node), HistoryEvent::Approved(by));
+        Some(approved)
     }
 
     pub(crate) fn plan_disable_withdrawn(&self, mut draft: Draft, id: RouteId) -> Plan {

@@ -27,6 +27,8 @@ pub struct Settings {
     pub max_logins: usize,
     /// How many prefixes one node may have rows for. 1,024; more are left out.
     pub max_routes_per_node: usize,
+    /// What a policy is read against beside its own text: domains and 4via6 sites.
+    pub policy: wayleave_policy::Surroundings,
 }
 
 impl Default for Settings {
@@ -42,6 +44,7 @@ impl Default for Settings {
             common_loss_window: Duration::from_secs(1),
             max_logins: 10_000,
             max_routes_per_node: 1024,
+            policy: wayleave_policy::Surroundings::default(),
         }
     }
 }

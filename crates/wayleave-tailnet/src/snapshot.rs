@@ -3,12 +3,13 @@
 //! Every picture has a number. `changes` says which nodes changed from one number to the next, so a reader that was brought to an older
 //! picture looks at those nodes only. It remembers a bounded number of steps; who fell behind further than that starts anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use wayleave_model::{MachineKey, Node, NodeId, NodeKey, Prefix, SessionId, User, UserId};
 use wayleave_policy::CompiledPolicy;
+use wayleave_routes::Group;
 
 /// How many steps back a reader may be and still be told of the difference. A reader that is further behind gets everything,
 /// which costs less than so many small steps.
@@ -29,6 +30,8 @@ pub struct NodeView {
     pub approved: BTreeSet<Prefix>,
     /// Those of them that it is primary for.
     pub primary: BTreeSet<Prefix>,
+    /// What it carries for those who reach it through a group that a grant steers through.
+    pub steered: BTreeMap<Group, BTreeSet<Prefix>>,
     /// It has a row that it advertises, so its liveness is watched closely.
     pub is_router: bool,
 }
@@ -48,7 +51,8 @@ pub struct Snapshot {
     pub machines: OrdMap<MachineKey, u32>,
     /// The answers of the policy for this picture.
     pub policy: Arc<CompiledPolicy>,
-    /// Grows when an answer of the policy may have changed for nodes that did not.
+    /// Grows when the rules changed, and with them the answers for nodes that did not. What a change of one node does to answers about
+    /// others concerns the pairs with that node, and filters.
     pub policy_version: u64,
     changes: OrdMap<u64, Arc<BTreeSet<NodeId>>>,
 }

@@ -7,14 +7,15 @@ use wayleave_model::{
     ApiKey, AuthKey, DiscoKey, Endpoint, Hostinfo, Node, NodeId, Prefix, Route, RouteId, SessionId, Timers, Timestamp,
     User,
 };
-use wayleave_policy::CompiledPolicy;
-use wayleave_routes::{Cause, PrimaryChange, RouteTable};
+use wayleave_policy::{CompiledPolicy, People, PolicyError, PolicyFile, Rules};
+use wayleave_routes::{Cause, Electorate, Group, PrimaryChange, RouteTable, SteeredChange};
 
 use crate::command::{Command, LoginToken};
 use crate::enrolment::Login;
 use crate::history::HistoryEntry;
 use crate::liveness::{Ending, Liveness};
 use crate::plan::Committed;
+use crate::policy::{self, PolicyRow};
 use crate::registry::{Registry, Sequences};
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
@@ -32,6 +33,8 @@ pub struct Loaded {
     pub auth_keys: Vec<AuthKey>,
     /// All API keys.
     pub api_keys: Vec<ApiKey>,
+    /// The policy that was set last.
+    pub policy: Option<PolicyRow>,
     /// The numbers that come next.
     pub sequences: Sequences,
 }
@@ -75,6 +78,10 @@ pub enum Effect {
     Propose(Command),
     /// A prefix moved. Already in force.
     PrimaryChanged(PrimaryChange),
+    /// A prefix moved within a group that a grant steers through. Already in force.
+    SteeredChanged(SteeredChange),
+    /// The policy of this revision is in force.
+    PolicyChanged(u64),
     /// A node was convicted.
     NodeDown(NodeId, Cause),
     /// A node that was down is up.
@@ -113,9 +120,11 @@ pub struct Tailnet {
     pub(crate) liveness: Liveness,
     pub(crate) logins: BTreeMap<LoginToken, Login>,
     pub(crate) sequences: Sequences,
-    pub(crate) policy: Arc<CompiledPolicy>,
-    /// Something that the policy's answers stand on has changed; cleared when they were worked out again.
-    pub(crate) policy_stale: bool,
+    pub(crate) policy_row: Option<PolicyRow>,
+    pub(crate) rules: Arc<Rules>,
+    /// The rules changed since the last picture: all answers are to be worked out anew.
+    pub(crate) rules_stale: bool,
+    pub(crate) electorates: BTreeMap<Group, Electorate>,
     pub(crate) timers: Timers<Due>,
     /// Nodes whose view is to be made anew for the next picture; cleared when it was.
     pub(crate) touched: BTreeSet<NodeId>,
@@ -126,8 +135,17 @@ pub struct Tailnet {
 
 impl Tailnet {
     /// A tailnet as a store has it. It has not started yet: see [`Event::Started`].
-    pub fn new(settings: Settings, loaded: Loaded, now: Timestamp) -> Self {
-        let policy = Arc::new(CompiledPolicy::accept_all());
+    ///
+    /// # Errors
+    ///
+    /// The policy that was stored is none (any more). Nothing else is put in its place: one that allows less would cut traffic off, one
+    /// that allows more would let everybody in.
+    pub fn new(settings: Settings, loaded: Loaded, now: Timestamp) -> Result<Self, PolicyError> {
+        let file = match &loaded.policy {
+            Some(row) => Arc::new(PolicyFile::parse(&row.text, &settings.policy)?),
+            None => policy::none(),
+        };
+        let rules = Arc::new(Rules::new(file, Arc::new(People::new(&loaded.users))));
         let mut tailnet = Self {
             routes: RouteTable::new(settings.routes.clone()),
             settings,
@@ -135,15 +153,17 @@ impl Tailnet {
             liveness: Liveness::default(),
             logins: BTreeMap::new(),
             sequences: loaded.sequences,
-            snapshot: Snapshot::empty(Arc::clone(&policy)),
-            policy,
-            policy_stale: true,
+            snapshot: Snapshot::empty(Arc::new(CompiledPolicy::new(Arc::clone(&rules)))),
+            policy_row: loaded.policy.clone(),
+            rules,
+            rules_stale: false,
+            electorates: BTreeMap::new(),
             timers: Timers::new(),
             touched: BTreeSet::new(),
             users_touched: true,
         };
         tailnet.load(loaded, now);
-        tailnet
+        Ok(tailnet)
     }
 
     /// Users, nodes and keys.

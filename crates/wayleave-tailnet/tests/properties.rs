@@ -79,7 +79,7 @@ impl World {
     fn new() -> Self {
         let now = Timestamp::from_millis(1_000_000_000);
         let mut world = Self {
-            tailnet: Tailnet::new(Settings::default(), Loaded::default(), now),
+            tailnet: Tailnet::new(Settings::default(), Loaded::default(), now).unwrap(),
             now,
             sessions: 0,
             open: BTreeMap::new(),
@@ -89,7 +89,7 @@ impl World {
             loaded: Loaded::default(),
             moves: Vec::new(),
         };
-        world.ask(Command::CreateUser { name: "anna".into(), display_name: String::new(), email: None });
+        world.ask(Command::CreateUser { name: "anna".into(), display_name: String::new(), email: None, role: None });
         world.ask(Command::CreateAuthKey(NewAuthKey {
             user: Some(UserId::new(1)),
             hint: String::new(),
@@ -116,6 +116,7 @@ impl World {
                 Write::User(user) => self.loaded.users.push(user),
                 Write::AuthKey(key) => self.loaded.auth_keys = vec![key],
                 Write::Sequences(sequences) => self.loaded.sequences = sequences,
+                Write::Policy(policy) => self.loaded.policy = Some(policy.row),
                 Write::DeleteUser(_)
                 | Write::DeleteAuthKey(_)
                 | Write::ApiKey(_)
@@ -155,7 +156,9 @@ impl World {
                 | Effect::CommonLoss(_)
                 | Effect::History(_)
                 | Effect::LoginSettled(_)
-                | Effect::NodeGone(_) => {}
+                | Effect::NodeGone(_)
+                | Effect::SteeredChanged(_)
+                | Effect::PolicyChanged(_) => {}
             }
         }
         for command in proposals {
@@ -264,7 +267,7 @@ impl World {
                     routes: self.routes.values().filter(|route| route.deleted_at.is_none()).cloned().collect(),
                     ..self.loaded.clone()
                 };
-                self.tailnet = Tailnet::new(Settings::default(), loaded, self.now);
+                self.tailnet = Tailnet::new(Settings::default(), loaded, self.now).unwrap();
                 self.open.clear();
                 self.tell(Event::Started);
             }

@@ -15,9 +15,10 @@ mod register;
 pub use lenient::ReadError;
 pub use map::{
     CapGrant, ClientVersion, DerpMap, DerpNode, DerpRegion, DisplayMessage, DnsConfig, DnsRecord, DstPort, FilterRule,
-    MapRequest, MapResponse, PingRequest, PingResponse, PortRange, Resolver, UserProfile, map_frame,
+    MapRequest, MapResponse, PingRequest, PingResponse, PortRange, Resolver, SshAction, SshPolicy, SshPrincipal,
+    SshRule, UserProfile, map_frame,
 };
-pub use node::{Node, PeerChange, PeerHostinfo, RawValueEq, WireService};
+pub use node::{Node, PeerChange, PeerHostinfo, WireService};
 pub use register::{Login, RegisterRequest, RegisterResponse, User};
 
 /// The answer to `GET /key` (protocol.md 1.1). The legacy key is all zeros, which means that there is none; the Rust client needs

@@ -3,6 +3,7 @@
 mod apikeys;
 mod keys;
 mod nodes;
+mod policy;
 mod routes;
 mod users;
 
@@ -73,6 +74,9 @@ enum Command {
     /// Routes.
     #[command(subcommand)]
     Routes(routes::Command),
+    /// The policy: who may reach what, who approves what.
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Keys for the admin API.
     #[command(subcommand)]
     Apikeys(apikeys::Command),
@@ -174,6 +178,7 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
             clap_complete::generate(*shell, &mut Cli::command(), "wayleave", &mut std::io::stdout());
             Ok(())
         }
+        Command::Policy(policy::Command::Evaluate { file }) => policy::evaluate(file),
         Command::Users(command) => users::run(global, &global.client()?, command).await,
         Command::Keys(command) => keys::run(global, &global.client()?, command).await,
         Command::Nodes(command) => nodes::run(global, &global.client()?, command).await,

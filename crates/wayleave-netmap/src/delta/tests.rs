@@ -24,12 +24,12 @@ impl Rig {
     fn new() -> Self {
         let now = Timestamp::from_millis(1_000_000);
         let mut rig = Self {
-            tailnet: Tailnet::new(Settings::default(), Loaded::default(), now),
+            tailnet: Tailnet::new(Settings::default(), Loaded::default(), now).unwrap(),
             now,
             shared: Shared { base_domain: "example.net".into(), dns: Arc::default(), derp_map: Arc::default() },
             cache: PeerCache::default(),
         };
-        rig.ask(Command::CreateUser { name: "anna".into(), display_name: String::new(), email: None });
+        rig.ask(Command::CreateUser { name: "anna".into(), display_name: String::new(), email: None, role: None });
         rig.ask(Command::CreateAuthKey(NewAuthKey {
             user: Some(UserId::new(1)),
             hint: String::new(),
@@ -263,7 +263,8 @@ fn s33_allowed_addresses_hold_the_nodes_own_and_names_have_the_domain() {
         assert!(allowed(node).starts_with(&own));
         assert!(node["Name"].as_str().unwrap().ends_with(".example.net."));
     }
-    assert_eq!(map["PacketFilter"][0]["SrcIPs"], json!(["*"]));
+    let everybody = json!(["100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48"]);
+    assert_eq!(map["PacketFilter"][0]["SrcIPs"], everybody);
 }
 
 /// Invariant 9: the deltas that a viewer got add up to the full map it would get now.

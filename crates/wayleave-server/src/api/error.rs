@@ -68,6 +68,8 @@ impl From<CommandError> for ApiError {
                     | Refusal::UserHasNodes(_)
                     | Refusal::NameTaken { .. }
                     | Refusal::NodeIsBack(_) => StatusCode::CONFLICT,
+                    Refusal::PolicyChanged { .. } => StatusCode::PRECONDITION_FAILED,
+                    Refusal::Policy(_) => StatusCode::BAD_REQUEST,
                     Refusal::TooManyLogins | Refusal::Address(_) => StatusCode::SERVICE_UNAVAILABLE,
                     Refusal::UserName(_)
                     | Refusal::KeyWithoutOwner

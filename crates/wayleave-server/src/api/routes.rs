@@ -292,6 +292,7 @@ fn routes_of(outcome: Outcome) -> Vec<RouteId> {
         | Outcome::User(_)
         | Outcome::AuthKey(_)
         | Outcome::ApiKey(_)
+        | Outcome::Policy(_)
         | Outcome::Registered(_)
         | Outcome::LoginNeeded(_)
         | Outcome::LoginWaits(_)

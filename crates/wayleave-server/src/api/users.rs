@@ -14,7 +14,7 @@ use super::ApiState;
 use super::error::{ApiError, Body, ErrorBody};
 
 pub(super) fn router() -> OpenApiRouter<ApiState> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(rename, delete))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(change, delete))
 }
 
 /// A user.
@@ -24,6 +24,8 @@ pub(super) struct UserBody {
     name: String,
     display_name: String,
     email: Option<String>,
+    /// What the user is in the tailnet: `owner`, `admin`, `it-admin`, `network-admin`, `billing-admin`, `auditor` or `member`.
+    role: String,
     created_at: String,
     /// How many nodes are this user's.
     nodes: usize,
@@ -35,6 +37,7 @@ fn body(user: &User, tailnet: &Tailnet) -> UserBody {
         name: user.name.clone(),
         display_name: user.display_name.clone(),
         email: user.email.clone(),
+        role: user.role.to_string(),
         created_at: user.created_at.to_string(),
         nodes: tailnet.registry().nodes().filter(|node| node.owner.user() == Some(user.id)).count(),
     }
@@ -75,6 +78,8 @@ struct NewUser {
     display_name: String,
     /// The e-mail address.
     email: Option<String>,
+    /// A role. Where none is given: `owner` for the first user, `member` for others.
+    role: Option<String>,
 }
 
 /// Makes a user.
@@ -84,9 +89,10 @@ async fn create(
     State(state): State<ApiState>,
     Body(new): Body<NewUser>,
 ) -> Result<(StatusCode, Json<UserBody>), ApiError> {
-    let NewUser { name, display_name, email } = new;
+    let NewUser { name, display_name, email, role } = new;
+    let role = role.map(|role| role.parse()).transpose().map_err(ApiError::bad)?;
     let control = &state.app.control;
-    let outcome = control.command(Command::CreateUser { name, display_name, email }).await?;
+    let outcome = control.command(Command::CreateUser { name, display_name, email, role }).await?;
     let made = control
         .read(move |tailnet| {
             let Outcome::User(id) = outcome else { return None };
@@ -97,26 +103,34 @@ async fn create(
     Ok((StatusCode::CREATED, Json(made)))
 }
 
-/// A new name.
+/// What is to change.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Rename {
-    /// The name, unique.
-    name: String,
+struct Change {
+    /// The new name, unique.
+    name: Option<String>,
+    /// The new role.
+    role: Option<String>,
 }
 
-/// Gives a user another name.
-#[utoipa::path(patch, path = "/api/v2/users/{user}", tag = "users", request_body = Rename,
+/// Gives a user another name, or another role.
+#[utoipa::path(patch, path = "/api/v2/users/{user}", tag = "users", request_body = Change,
     params(("user" = String, Path, description = "name, e-mail address or id")),
     responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
-async fn rename(
+async fn change(
     State(state): State<ApiState>,
     Path(user): Path<String>,
-    Body(Rename { name }): Body<Rename>,
+    Body(Change { name, role }): Body<Change>,
 ) -> Result<StatusCode, ApiError> {
     let control = &state.app.control;
     let user = control.read(move |tailnet| find(tailnet, &user)).await??;
-    control.command(Command::RenameUser { user, name }).await?;
+    let role = role.map(|role| role.parse()).transpose().map_err(ApiError::bad)?;
+    if let Some(name) = name {
+        control.command(Command::RenameUser { user, name }).await?;
+    }
+    if let Some(role) = role {
+        control.command(Command::SetRole { user, role }).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -65,7 +65,14 @@ pub(super) async fn register(connection: &Connection, body: &[u8]) -> Reply {
                 return Reply::json(&RegisterResponse { node_key_expired: true, ..RegisterResponse::default() });
             }
             Ok(Outcome::LoggedOut) => return Reply::json(&RegisterResponse::default()),
-            Ok(Outcome::Done | Outcome::User(_) | Outcome::AuthKey(_) | Outcome::ApiKey(_) | Outcome::Routes(_)) => {
+            Ok(
+                Outcome::Done
+                | Outcome::User(_)
+                | Outcome::AuthKey(_)
+                | Outcome::ApiKey(_)
+                | Outcome::Routes(_)
+                | Outcome::Policy(_),
+            ) => {
                 return Reply::empty(StatusCode::INTERNAL_SERVER_ERROR);
             }
             Err(CommandError::Refused(refusal)) => {

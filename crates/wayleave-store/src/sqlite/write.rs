@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 use wayleave_model::{ApiKey, Approval, AuthKey, Node, Owner, RegisterMethod, Route, Timestamp, User};
-use wayleave_tailnet::{Committed, HistoryEntry, HistoryEvent, Plan, Sequences, Write};
+use wayleave_tailnet::{Committed, HistoryEntry, HistoryEvent, Plan, PolicyRow, Sequences, Write};
 
 use super::Store;
 use crate::error::StoreError;
@@ -103,6 +103,7 @@ async fn apply(db: &mut SqliteConnection, write: &Write) -> Result<(), sqlx::Err
         Write::DeleteAuthKey(id) => delete(db, "DELETE FROM auth_keys WHERE id = $1", id.get()).await,
         Write::ApiKey(key) => put_api_key(db, key).await,
         Write::DeleteApiKey(id) => delete(db, "DELETE FROM api_keys WHERE id = $1", id.get()).await,
+        Write::Policy(policy) => put_policy(db, &policy.row).await,
         Write::Sequences(sequences) => put_sequences(db, *sequences).await,
         Write::History(entry) => put_history(db, entry).await,
     }
@@ -113,23 +114,36 @@ async fn delete(db: &mut SqliteConnection, sql: &'static str, id: u64) -> Result
 }
 
 async fn put_user(db: &mut SqliteConnection, user: &User) -> Result<(), sqlx::Error> {
-    let User { id, name, display_name, email, created_at } = user;
+    let User { id, name, display_name, email, role, created_at } = user;
     sqlx::query(
         "INSERT INTO users (
-             id, name, display_name, email, created_at)
-         VALUES ($1, $2, $3, $4, $5)
+             id, name, display_name, email, role, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (id) DO UPDATE SET
              name = excluded.name, display_name = excluded.display_name, email = excluded.email,
-             created_at = excluded.created_at",
+             role = excluded.role, created_at = excluded.created_at",
     )
     .bind(signed(id.get()))
     .bind(name)
     .bind(display_name)
     .bind(email)
+    .bind(role.to_string())
     .bind(created_at.as_millis())
     .execute(db)
     .await
     .map(drop)
+}
+
+async fn put_policy(db: &mut SqliteConnection, row: &PolicyRow) -> Result<(), sqlx::Error> {
+    let PolicyRow { revision, text, set_at, set_by } = row;
+    sqlx::query("INSERT INTO policies (revision, text, set_at, set_by) VALUES ($1, $2, $3, $4)")
+        .bind(signed(*revision))
+        .bind(&**text)
+        .bind(set_at.as_millis())
+        .bind(set_by)
+        .execute(db)
+        .await
+        .map(drop)
 }
 
 async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(), sqlx::Error> {

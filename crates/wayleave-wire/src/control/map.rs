@@ -10,7 +10,7 @@ use wayleave_model::{DiscoKey, Endpoint, Hostinfo, NodeKey, Prefix, Timestamp};
 
 use super::hostinfo::{self, WireHostinfo};
 use super::lenient::{self, ReadError};
-use super::node::{Node, PeerChange, RawValueEq};
+use super::node::{Node, PeerChange};
 
 /// A client asks for its map, or reports, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +114,9 @@ pub struct MapResponse {
     /// Who may send to this viewer and what is behind it. An empty list blocks everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet_filter: Option<Arc<[FilterRule]>>,
+    /// Who may open shells on it; absent: as before.
+    #[serde(rename = "SSHPolicy", skip_serializing_if = "Option::is_none")]
+    pub ssh_policy: Option<Box<SshPolicy>>,
     /// Profiles of users that nodes refer to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub user_profiles: Vec<UserProfile>,
@@ -205,7 +208,7 @@ impl PingResponse {
 pub struct FilterRule {
     /// Addresses, prefixes, ranges `a-b`, or `*`.
     #[serde(rename = "SrcIPs")]
-    pub src_ips: Vec<String>,
+    pub src_ips: Arc<[String]>,
     /// Where to, for a rule about packets.
     #[serde(rename = "DstPorts", skip_serializing_if = "Vec::is_empty")]
     pub dst_ports: Vec<DstPort>,
@@ -245,7 +248,86 @@ pub struct CapGrant {
     /// At which destinations.
     pub dsts: Vec<Prefix>,
     /// Which, each with its values.
-    pub cap_map: BTreeMap<String, Vec<Arc<RawValueEq>>>,
+    pub cap_map: BTreeMap<String, Arc<serde_json::Value>>,
+}
+
+/// Who may open a shell on a node, and as whom (protocol.md 3.10).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SshPolicy {
+    /// In order: the first that fits decides.
+    pub rules: Vec<SshRule>,
+}
+
+/// A rule about shells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SshRule {
+    /// Who.
+    pub principals: Vec<SshPrincipal>,
+    /// As whom: asked name to local name. `=` is the same name; an empty one is none.
+    pub ssh_users: BTreeMap<String, String>,
+    /// What then.
+    pub action: SshAction,
+    /// Environment variables that may be sent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accept_env: Vec<String>,
+}
+
+/// A source of shells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SshPrincipal {
+    /// By its address in the tailnet.
+    #[serde(rename = "nodeIP")]
+    pub node_ip: IpAddr,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SshAction {
+    /// Shown to the user.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// It is refused.
+    #[serde(skip_serializing_if = "is_false")]
+    pub reject: bool,
+    /// It is let in.
+    #[serde(skip_serializing_if = "is_false")]
+    pub accept: bool,
+    /// The agent may be forwarded.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_agent_forwarding: bool,
+    /// Ports may be forwarded from the client's side.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_local_port_forwarding: bool,
+    /// Ports may be forwarded from the server's side.
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_remote_port_forwarding: bool,
+    /// Where the client asks what to do.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hold_and_delegate: String,
+}
+
+impl SshAction {
+    /// It is let in, with all that a shell can do.
+    pub fn accepted() -> Self {
+        Self {
+            accept: true,
+            allow_agent_forwarding: true,
+            allow_local_port_forwarding: true,
+            allow_remote_port_forwarding: true,
+            ..Self::default()
+        }
+    }
+
+    /// It is refused, with these words for the user.
+    pub fn rejected(message: impl Into<String>) -> Self {
+        Self { reject: true, message: message.into(), ..Self::default() }
+    }
+}
+
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Relays, by region (protocol.md 3.8).

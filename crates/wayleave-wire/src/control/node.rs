@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 use std::sync::Arc;
 use wayleave_model::{DiscoKey, MachineKey, NodeKey, Prefix, Tag, Timestamp};
 
@@ -71,24 +70,11 @@ pub struct Node {
     pub machine_authorized: bool,
     /// Capabilities, each with its values.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub cap_map: BTreeMap<String, Vec<Arc<RawValueEq>>>,
+    pub cap_map: BTreeMap<String, Arc<serde_json::Value>>,
     /// Its key has expired: the peer is not configured at all.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub expired: bool,
 }
-
-/// A JSON value kept as text, equal if the text is.
-#[derive(Clone, Debug, Serialize)]
-#[serde(transparent)]
-pub struct RawValueEq(pub Box<RawValue>);
-
-impl PartialEq for RawValueEq {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.get() == other.0.get()
-    }
-}
-
-impl Eq for RawValueEq {}
 
 /// What peers may know of a host. The prefixes that it advertises are not among it: they are told as routes, to whom they concern.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -21,6 +21,9 @@ pub enum Command {
         /// The e-mail address.
         #[arg(long)]
         email: Option<String>,
+        /// What the user is: owner, admin, it-admin, network-admin, billing-admin, auditor, member.
+        #[arg(long)]
+        role: Option<String>,
     },
     /// List users.
     List,
@@ -31,6 +34,13 @@ pub enum Command {
         /// The new name.
         name: String,
     },
+    /// Make a user something else in the tailnet: policies name roles by `autogroup:`.
+    Role {
+        /// Who: name, e-mail address or id.
+        user: String,
+        /// owner, admin, it-admin, network-admin, billing-admin, auditor or member.
+        role: String,
+    },
     /// Delete a user who has no nodes, and the user's keys.
     Delete {
         /// Who: name, e-mail address or id.
@@ -40,8 +50,8 @@ pub enum Command {
 
 pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::Create { name, display_name, email } => {
-            let body = json!({ "name": name, "display_name": display_name, "email": email });
+        Command::Create { name, display_name, email, role } => {
+            let body = json!({ "name": name, "display_name": display_name, "email": email, "role": role });
             let user = client.ask(Method::POST, "/api/v2/users", Some(&body)).await?;
             done(global, &user, &format!("user {name} was made"))
         }
@@ -52,6 +62,7 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
                 Column::text("NAME", "name"),
                 Column::text("DISPLAY NAME", "display_name"),
                 Column::text("EMAIL", "email"),
+                Column::text("ROLE", "role"),
                 Column::text("NODES", "nodes"),
                 Column::time("CREATED", "created_at"),
             ];
@@ -61,6 +72,11 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
             let path = format!("/api/v2/users/{}", escape(user));
             let answer = client.ask(Method::PATCH, &path, Some(&json!({ "name": name }))).await?;
             done(global, &answer, &format!("user {user} is {name} from here on"))
+        }
+        Command::Role { user, role } => {
+            let path = format!("/api/v2/users/{}", escape(user));
+            let answer = client.ask(Method::PATCH, &path, Some(&json!({ "role": role }))).await?;
+            done(global, &answer, &format!("user {user} is {role} from here on"))
         }
         Command::Delete { user } => {
             let path = format!("/api/v2/users/{}", escape(user));

@@ -1,0 +1,327 @@
+//! Packet filters: for each node, what may come to it and to what it leads to, reduced to what concerns it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use wayleave_model::Prefix;
+
+use crate::class::Class;
+use crate::ports::Ports;
+use crate::rules::{Clause, Index, Rules, To};
+use crate::selector::listed;
+
+/// Addresses, prefixes and ranges, as filters list them: sorted, each once.
+pub type Sources = Arc<[String]>;
+
+/// A rule of a packet filter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FilterRule {
+    /// These sources may send packets there.
+    Packets {
+        /// From where.
+        sources: Sources,
+        /// An IP protocol; `None` for TCP, UDP and both ICMPs.
+        protocol: Option<u16>,
+        /// Where to, and to which ports.
+        destinations: Vec<(String, Ports)>,
+    },
+    /// These sources have capabilities there.
+    Capabilities {
+        /// Who.
+        sources: Sources,
+        /// Where.
+        destinations: Vec<Prefix>,
+        /// Which, each with its values: a list, or null.
+        capabilities: Capabilities,
+    },
+}
+
+/// Capabilities and their values, to be compared by their text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities(pub Arc<BTreeMap<String, Arc<serde_json::Value>>>);
+
+impl PartialOrd for Capabilities {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Capabilities {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let text = |own: &Self| own.0.iter().map(|(name, value)| (name.clone(), value.to_string())).collect::<Vec<_>>();
+        text(self).cmp(&text(other))
+    }
+}
+
+/// A rule for all nodes of a class, to be filled in for one.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    from: From,
+    kind: TemplateKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum From {
+    /// What this list of selectors stands for.
+    List(Index),
+    /// The same user's nodes that match these selectors.
+    SameUser(FixedBitSet),
+}
+
+#[derive(Clone, Debug)]
+enum TemplateKind {
+    Packets { protocol: Option<u16>, destinations: Vec<(Place, Ports)> },
+    Capabilities { destinations: Vec<Place>, capabilities: Capabilities },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// The node's own addresses.
+    Own,
+    /// The node's own addresses inside this.
+    OwnInside(Prefix),
+    /// This, as it is.
+    Listed(String, Option<Prefix>),
+}
+
+impl Template {
+    fn packets(from: From, clause: &Clause, class: &Class, concerns: impl Fn(To) -> bool) -> Vec<Self> {
+        let mut protocols: Vec<Option<u16>> = Vec::new();
+        for traffic in clause.dst.iter().flat_map(|target| target.traffic.iter()) {
+            if !protocols.contains(&traffic.protocol) {
+                protocols.push(traffic.protocol);
+            }
+        }
+        let mut rules = Vec::new();
+        for protocol in protocols {
+            let mut destinations = Vec::new();
+            for target in clause.dst.iter().filter(|target| concerns(target.to)) {
+                let traffic = target.traffic.iter().filter(|traffic| traffic.protocol == protocol);
+                for ports in traffic.flat_map(|traffic| &traffic.ports) {
+                    destinations.extend(places(target.to, class, true).into_iter().map(|place| (place, *ports)));
+                }
+            }
+            if !destinations.is_empty() {
+                rules.push(Self { from: from.clone(), kind: TemplateKind::Packets { protocol, destinations } });
+            }
+        }
+        rules
+    }
+
+    fn capabilities(from: From, clause: &Clause, class: &Class, concerns: impl Fn(To) -> bool) -> Option<Self> {
+        let concerned = clause.dst.iter().filter(|target| concerns(target.to));
+        let destinations: Vec<Place> = concerned.flat_map(|target| places(target.to, class, false)).collect();
+        if clause.app.is_empty() || destinations.is_empty() {
+            return None;
+        }
+        let capabilities = Capabilities(Arc::new(clause.app.iter().cloned().collect()));
+        Some(Self { from, kind: TemplateKind::Capabilities { destinations, capabilities } })
+    }
+
+    fn reverse(from: From, name: &str) -> Self {
+        let capabilities = [(name.to_owned(), Arc::new(serde_json::Value::Null))].into();
+        let capabilities = Capabilities(Arc::new(capabilities));
+        Self { from, kind: TemplateKind::Capabilities { destinations: vec![Place::Own], capabilities } }
+    }
+}
+
+/// How a destination is listed for nodes of a class.
+fn places(to: To, class: &Class, packets: bool) -> Vec<Place> {
+    match to {
+        To::Any if packets => vec![Place::Listed("*".to_owned(), None)],
+        To::Any | To::Nodes(_) | To::SameUser => vec![Place::Own],
+        To::Addresses(_, prefix) if packets => vec![Place::Listed(listed(&prefix), Some(prefix))],
+        To::Addresses(at, prefix) => {
+            let mut places = vec![Place::OwnInside(prefix)];
+            if class.key.leads_to.contains(at) {
+                places.push(Place::Listed(listed(&prefix), Some(prefix)));
+            }
+            places
+        }
+        To::Internet => internet().map(|prefix| Place::Listed(listed(&prefix), Some(prefix))).collect(),
+    }
+}
+
+/// What an exit leads to: all addresses but those that are private, reserved, or the tailnet's own. No default route is ever listed:
+/// it would open the exit's own network too.
+pub(crate) fn internet() -> impl Iterator<Item = Prefix> {
+    let kept_out: [([u8; 4], u8); 13] = [
+        ([0, 0, 0, 0], 8),
+        ([10, 0, 0, 0], 8),
+        ([100, 64, 0, 0], 10),
+        ([127, 0, 0, 0], 8),
+        ([169, 254, 0, 0], 16),
+        ([172, 16, 0, 0], 12),
+        ([192, 0, 0, 0], 24),
+        ([192, 0, 2, 0], 24),
+        ([192, 168, 0, 0], 16),
+        ([198, 18, 0, 0], 15),
+        ([198, 51, 100, 0], 24),
+        ([203, 0, 113, 0], 24),
+        ([224, 0, 0, 0], 3),
+    ];
+    let mut left = vec![Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)];
+    for (network, length) in kept_out {
+        let out = Ipv4Net::new_assert(Ipv4Addr::from(network), length);
+        left = left.into_iter().flat_map(|net| without(net, out)).collect();
+    }
+    // Everything that is given out of IPv6 is inside 2000::/3.
+    let six = Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+    left.into_iter().map(IpNet::V4).chain([IpNet::V6(six)]).map(Prefix::containing)
+}
+
+/// The first net less the second, as nets.
+fn without(net: Ipv4Net, out: Ipv4Net) -> Vec<Ipv4Net> {
+    if out.contains(&net) {
+        Vec::new()
+    } else if net.contains(&out) {
+        let halves = net.subnets(net.prefix_len() + 1).into_iter().flatten();
+        halves.flat_map(|half| without(half, out)).collect()
+    } else {
+        vec![net]
+    }
+}
+
+impl Class {
+    /// The rules for its nodes.
+    pub(crate) fn template(&self, rules: &Rules) -> &Arc<[Template]> {
+        self.template.get_or_init(|| {
+            let mut all = Vec::new();
+            for (at, clause) in rules.clauses.iter().enumerate() {
+                let list = || From::List(clause.sources);
+                if self.to.contains(at) {
+                    let concerns = |to| self.is_at(clause, to);
+                    all.extend(Template::packets(list(), clause, self, concerns));
+                    all.extend(Template::capabilities(list(), clause, self, concerns));
+                }
+                let itself = !self.key.matches.is_disjoint(&clause.src);
+                if itself {
+                    let back = || From::List(clause.destinations);
+                    let nodes = !rules.source_lists[clause.destinations].is_empty();
+                    all.extend(clause.reverse.iter().filter(|_| nodes).map(|name| Template::reverse(back(), name)));
+                }
+                let same_user = clause.dst.iter().any(|target| target.to == To::SameUser);
+                if same_user && self.key.is_owned {
+                    let own = || From::SameUser(clause.src.clone());
+                    let concerns = |to| to == To::SameUser;
+                    all.extend(Template::packets(own(), clause, self, concerns));
+                    all.extend(Template::capabilities(own(), clause, self, concerns));
+                    if itself {
+                        let everyone = || From::SameUser(FixedBitSet::new());
+                        all.extend(clause.reverse.iter().map(|name| Template::reverse(everyone(), name)));
+                    }
+                }
+            }
+            all.into()
+        })
+    }
+
+    /// Whether this destination of a clause concerns its nodes.
+    fn is_at(&self, clause: &Clause, to: To) -> bool {
+        if clause.via.is_some() {
+            return self.key.carries(clause, to);
+        }
+        match to {
+            To::Any => true,
+            To::Nodes(at) => self.key.matches.contains(at),
+            To::Addresses(at, _) => self.key.matches.contains(at) || self.key.leads_to.contains(at),
+            To::SameUser => false,
+            To::Internet => self.key.is_exit,
+        }
+    }
+}
+
+/// What filling in needs to know of who is there.
+pub(crate) trait Inhabitants {
+    /// What this list of selectors stands for.
+    fn sources(&self, list: Index) -> Sources;
+    /// The addresses of the same user's nodes that match these selectors; no selectors: of all.
+    fn same_user(&self, selectors: &FixedBitSet) -> Sources;
+}
+
+/// Fills in the rules of a class for one node.
+pub(crate) fn fill_in(templates: &[Template], own: &[IpAddr], there: &dyn Inhabitants) -> Vec<FilterRule> {
+    let mut rules: Vec<FilterRule> = Vec::new();
+    // What has the same sources and protocol is one rule (conformance cases acl-mr02 and acl-mr12).
+    let mut merged: BTreeMap<(Sources, Option<u16>), usize> = BTreeMap::new();
+    for template in templates {
+        let sources = match &template.from {
+            From::List(list) => there.sources(*list),
+            From::SameUser(selectors) => there.same_user(selectors),
+        };
+        if sources.is_empty() {
+            continue;
+        }
+        match &template.kind {
+            TemplateKind::Packets { protocol, destinations } => {
+                let filled = destinations
+                    .iter()
+                    .flat_map(|(place, ports)| fill_in_place(place, own).into_iter().map(|text| (text, *ports)));
+                let filled: Vec<(String, Ports)> = filled.collect();
+                if filled.is_empty() {
+                    continue;
+                }
+                let at = *merged.entry((Arc::clone(&sources), *protocol)).or_insert(rules.len());
+                match rules.get_mut(at) {
+                    Some(FilterRule::Packets { destinations, .. }) => destinations.extend(filled),
+                    Some(FilterRule::Capabilities { .. }) | None => {
+                        rules.push(FilterRule::Packets { sources, protocol: *protocol, destinations: filled })
+                    }
+                }
+            }
+            TemplateKind::Capabilities { destinations, capabilities } => {
+                let destinations: BTreeSet<Prefix> = destinations
+                    .iter()
+                    .flat_map(|place| match place {
+                        Place::Own => own.iter().copied().map(Prefix::host).collect(),
+                        Place::OwnInside(prefix) => own_inside(own, prefix),
+                        Place::Listed(_, prefix) => prefix.iter().copied().collect(),
+                    })
+                    .collect();
+                if !destinations.is_empty() {
+                    let capabilities = capabilities.clone();
+                    let destinations = destinations.into_iter().collect();
+                    rules.push(FilterRule::Capabilities { sources, destinations, capabilities });
+                }
+            }
+        }
+    }
+    rules
+}
+
+fn own_inside(own: &[IpAddr], prefix: &Prefix) -> Vec<Prefix> {
+    own.iter().filter(|address| prefix.contains(**address)).copied().map(Prefix::host).collect()
+}
+
+fn fill_in_place(place: &Place, own: &[IpAddr]) -> Vec<String> {
+    match place {
+        Place::Own => own.iter().map(IpAddr::to_string).collect(),
+        Place::OwnInside(prefix) => own_inside(own, prefix).iter().map(listed).collect(),
+        Place::Listed(text, _) => vec![text.clone()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_internet_is_everything_but_what_is_private_or_reserved() {
+        let all: Vec<Prefix> = internet().collect();
+        let inside = |address: &str| all.iter().any(|prefix| prefix.contains(address.parse().unwrap()));
+        for public in
+            ["8.8.8.8", "1.1.1.1", "100.63.255.255", "100.128.0.0", "172.15.0.1", "172.32.0.1", "2606:4700::1"]
+        {
+            assert!(inside(public), "{public}");
+        }
+        for kept in
+            ["10.1.1.1", "100.64.0.1", "127.0.0.1", "192.168.1.1", "172.16.0.1", "224.0.0.1", "fd7a::1", "fe80::1"]
+        {
+            assert!(!inside(kept), "{kept}");
+        }
+        assert!(all.iter().all(|prefix| !prefix.is_exit()));
+    }
+}

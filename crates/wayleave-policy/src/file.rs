@@ -60,6 +60,8 @@ pub(crate) struct Grant {
     pub(crate) via: Vec<Tag>,
     /// It lets nobody through: it has a condition on the source that can't be checked.
     pub(crate) conditional: bool,
+    /// Where it stands.
+    pub(crate) at: Span,
 }
 
 /// A destination and the traffic that may go there. No traffic: capabilities only.

@@ -225,7 +225,7 @@ impl Reader<'_> {
         }
         self.check_same_user(&src, &dst, true, &value.span);
         let conditional = self.conditional(&fields);
-        Some(Grant { src, dst, app: Vec::new(), via: Vec::new(), conditional })
+        Some(Grant { src, dst, app: Vec::new(), via: Vec::new(), conditional, at: value.span.clone() })
     }
 
     fn acl_destination(&self, text: &str, protocol: Option<u16>) -> Result<Destination, String> {
@@ -293,7 +293,7 @@ impl Reader<'_> {
             via.extend(self.findings.keep(tag, &text.span));
         }
         let conditional = self.conditional(&fields);
-        Some(Grant { src, dst, app, via, conditional })
+        Some(Grant { src, dst, app, via, conditional, at: value.span.clone() })
     }
 
     /// Conditions on devices can't be checked, and a rule that can't be checked lets nobody through.

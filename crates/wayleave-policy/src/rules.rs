@@ -258,6 +258,7 @@ fn everything() -> Grant {
         app: Vec::new(),
         via: Vec::new(),
         conditional: false,
+        at: 0..0,
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use wayleave_model::{Owner, Tag, UserId};
 
 use crate::compiled::CompiledPolicy;
-use crate::file::{SshTest, Test};
+use crate::file::{PolicyFile, SshTest, Test};
 use crate::people::Surroundings;
 use crate::ports::{Ports, TCP, UDP, parse_ports, parse_protocol};
 use crate::read::split_ports;
@@ -17,9 +17,26 @@ use crate::selector::Selector;
 use crate::source::{Fault, Span, Text};
 use crate::ssh::SshAccess;
 
+/// A test that was run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// `tests` or `sshTests`.
+    pub section: &'static str,
+    /// Which of the section's, from 0.
+    pub index: usize,
+    /// Its source, as it is written.
+    pub src: String,
+    /// What does not hold; none if it passed. Places are those in the file that the test stands in.
+    pub faults: Vec<Fault>,
+}
+
+fn words(text: Option<&Text>) -> String {
+    text.map(|text| text.text.clone()).unwrap_or_default()
+}
+
 /// One end of a test.
 #[derive(Clone, Debug)]
-enum Party {
+pub(crate) enum Party {
     User(UserId),
     Tag(Tag),
     Address(IpAddr, Option<Owner>),
@@ -32,20 +49,28 @@ enum Party {
 impl CompiledPolicy {
     /// Runs the policy's tests. Every one that fails is a fault.
     pub fn run_tests(&self, around: &Surroundings) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        for (at, test) in self.rules.file.tests.iter().enumerate() {
-            let place = format!("tests[{at}]");
-            self.run_test(test, around, &mut |why, at: &Span| {
-                faults.push(Fault::new(format!("test(s) failed: {place}: {why}"), at));
-            });
+        let all = self.run_tests_of(&self.rules.file, around);
+        let told = |test: TestRun| {
+            let place = format!("test(s) failed: {}[{}]: ", test.section, test.index);
+            test.faults.into_iter().map(move |fault| Fault { message: format!("{place}{}", fault.message), ..fault })
+        };
+        all.into_iter().flat_map(told).collect()
+    }
+
+    /// Runs the tests of a file, which may be another one than the policy's own: what they name is what this policy names so.
+    pub fn run_tests_of(&self, file: &PolicyFile, around: &Surroundings) -> Vec<TestRun> {
+        let mut all = Vec::new();
+        for (index, test) in file.tests.iter().enumerate() {
+            let mut faults = Vec::new();
+            self.run_test(test, around, &mut |why, at: &Span| faults.push(Fault::new(why, at)));
+            all.push(TestRun { section: "tests", index, src: words(test.src.as_ref()), faults });
         }
-        for (at, test) in self.rules.file.ssh_tests.iter().enumerate() {
-            let place = format!("sshTests[{at}]");
-            self.run_ssh_test(test, around, &mut |why, at: &Span| {
-                faults.push(Fault::new(format!("test(s) failed: {place}: {why}"), at));
-            });
+        for (index, test) in file.ssh_tests.iter().enumerate() {
+            let mut faults = Vec::new();
+            self.run_ssh_test(test, around, &mut |why, at: &Span| faults.push(Fault::new(why, at)));
+            all.push(TestRun { section: "sshTests", index, src: words(test.src.as_ref()), faults });
         }
-        faults
+        all
     }
 
     fn run_test(&self, test: &Test, around: &Surroundings, fail: &mut dyn FnMut(String, &Span)) {
@@ -95,7 +120,7 @@ impl CompiledPolicy {
         Ok((self.parties(target, around, Side::Destination)?, ports))
     }
 
-    fn parties(&self, text: &str, around: &Surroundings, side: Side) -> Result<Vec<Party>, String> {
+    pub(crate) fn parties(&self, text: &str, around: &Surroundings, side: Side) -> Result<Vec<Party>, String> {
         let rules = &self.rules;
         let selector = rules.file.names.selector(text, around)?;
         let parties: Vec<Party> = match &selector {
@@ -139,7 +164,7 @@ impl CompiledPolicy {
         })
     }
 
-    fn is_target(&self, to: To, source: &Party, target: &Party) -> bool {
+    pub(crate) fn is_target(&self, to: To, source: &Party, target: &Party) -> bool {
         match to {
             To::Any => true,
             To::Nodes(at) => self.is_party(&self.rules.selectors[at], target),
@@ -158,7 +183,7 @@ impl CompiledPolicy {
     }
 
     /// Whether a selector of a rule names this party.
-    fn is_party(&self, selector: &Selector, party: &Party) -> bool {
+    pub(crate) fn is_party(&self, selector: &Selector, party: &Party) -> bool {
         match selector {
             Selector::Any | Selector::Everywhere => !matches!(party, Party::Everything),
             Selector::Addresses(prefix) => match party {
@@ -244,7 +269,7 @@ impl CompiledPolicy {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub(crate) enum Side {
     Source,
     Destination,
 }

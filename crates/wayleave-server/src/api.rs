@@ -17,6 +17,7 @@ mod nodes;
 #[expect(unused_qualifications, reason = "the macro that documents queries qualifies their type")]
 mod routes;
 mod server;
+mod ssh;
 mod users;
 
 use std::fs;
@@ -72,6 +73,7 @@ fn endpoints(state: ApiState) -> Router {
         .merge(logins::router())
         .merge(nodes::router())
         .merge(routes::router())
+        .merge(ssh::router())
         .merge(devices::router())
         .split_for_parts();
     let most = state.app.options.limits.body;

@@ -371,6 +371,7 @@ impl Loop {
                 | Effect::Flapping(_)
                 | Effect::CommonLoss(_)
                 | Effect::LoginSettled(_)
+                | Effect::SshCheckSettled(_)
                 | Effect::NodeGone(_) => {}
             }
             // Nobody may be listening.
@@ -480,6 +481,7 @@ fn log(effect: &Effect, tailnet: &Tailnet) {
         ),
         Effect::NodeGone(node) => tracing::info!(node.id = %node.id, node.name = %node.given_name, "node deleted"),
         Effect::LoginSettled(_) => tracing::debug!("login answered"),
+        Effect::SshCheckSettled(_) => tracing::debug!("a shell's check was answered or given up"),
         Effect::History(_) | Effect::NodeRow(_) | Effect::RouteRow(_) | Effect::Propose(_) => {}
     }
 }

@@ -47,6 +47,19 @@ pub mod wire {
     pub use wayleave_wire::control::{DnsConfig, DnsRecord, Resolver};
 }
 
+/// A text as a part of a path or of a query (RFC 3986, 2.3: all but the unreserved characters are escaped).
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
 /// An error and all that caused it, in one line.
 pub fn words(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -9,6 +9,7 @@ mod other;
 mod register;
 mod requests;
 mod session;
+mod ssh;
 mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -173,6 +174,9 @@ async fn answer(connection: Arc<Connection>, request: Request<RecvStream>, mut r
     let reply = match (&head.method, path) {
         (&Method::POST, "/machine/register") => register::register(&connection, &body).await,
         (&Method::POST, "/machine/map") => return map::map(connection, &body, authority, respond).await,
+        (&Method::GET, path) if path.starts_with(ssh::PATH) => {
+            ssh::action(&connection, path, head.uri.query().unwrap_or_default()).await
+        }
         (_, path) => other::answer(&connection, &head.method, path, body.to_vec()),
     };
     requests::reply(&mut respond, reply);

@@ -20,7 +20,7 @@ pub fn hash(text: &str) -> [u8; 32] {
 }
 
 /// Random letters and digits; each holds 5.95 bits.
-fn random(length: usize) -> String {
+pub(crate) fn random(length: usize) -> String {
     let mut text = String::with_capacity(length);
     while text.len() < length {
         // Bytes from 248 on would favour the first digits.

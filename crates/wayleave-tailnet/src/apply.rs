@@ -53,6 +53,7 @@ impl Tailnet {
                 Due::Logins => self.forget_old_logins(now),
             }
         }
+        out.extend(self.ssh_checks.handle_deadline(now).into_iter().map(Effect::SshCheckSettled));
         self.elect_groups(now, &mut out);
         out
     }
@@ -118,6 +119,8 @@ impl Tailnet {
         for node in gone {
             self.remove_node(node, now, out);
         }
+        let settled = committed.0.ssh_checks.into_iter().filter_map(|change| self.ssh_checks.apply(change, now));
+        out.extend(settled.map(Effect::SshCheckSettled));
         for change in committed.0.logins {
             match change {
                 LoginChange::Wait(login) => {
@@ -176,6 +179,7 @@ impl Tailnet {
     fn remove_node(&mut self, id: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         self.route_input(Input::NodeDeleted(id), now, out);
         self.liveness.removed(id);
+        out.extend(self.ssh_checks.node_removed(id).into_iter().map(Effect::SshCheckSettled));
         self.timers.stop(&Due::KeyExpires(id));
         self.touched.insert(id);
         if let Some(node) = self.registry.remove_node(id) {

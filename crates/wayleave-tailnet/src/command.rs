@@ -10,6 +10,7 @@ use wayleave_model::{
 use wayleave_policy::PolicyError;
 
 use crate::addresses::AddressError;
+use crate::ssh_checks::{Shell, SshCheckKey, SshVerdict};
 
 /// The unguessable part of the address at which a person approves a login. Given in, because the core rolls no dice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -202,6 +203,24 @@ pub enum Command {
         /// Who sets it: the words of an approver.
         by: String,
     },
+    /// A client asks whether a connection to its SSH server is let in.
+    AskShell {
+        /// The connection.
+        shell: Shell,
+        /// The check that the client has been waiting for, if it has.
+        key: Option<SshCheckKey>,
+        /// The key to use if a person has to be asked.
+        fresh: SshCheckKey,
+    },
+    /// A person lets a connection in that waits for a check, or refuses it.
+    AnswerShell {
+        /// Which check.
+        key: SshCheckKey,
+        /// Whether it is let in.
+        approved: bool,
+        /// Who says so.
+        by: Approver,
+    },
     /// Disables a route whose grace after a withdrawal is over; nothing if it is advertised again.
     DisableWithdrawn {
         /// Which.
@@ -234,6 +253,8 @@ pub enum Outcome {
     Routes(Vec<RouteId>),
     /// The policy of this revision is in force.
     Policy(u64),
+    /// What becomes of a connection to an SSH server.
+    Shell(SshVerdict),
 }
 
 /// Why a command is refused. Each text says what is wrong, and what to do where that is not plain.
@@ -253,6 +274,11 @@ pub enum Refusal {
         "there is no login with this key: it was answered already, is more than an hour old, or the server was started since; run `tailscale up` on the client again"
     )]
     NoLogin,
+    /// No connection waits under that key.
+    #[error(
+        "no connection waits for a check under `{0}`: it was answered already, or was given up; `wayleave ssh list` shows those that wait"
+    )]
+    NoSshCheck(SshCheckKey),
     /// A user of that name exists.
     #[error("there is a user `{0}` already")]
     UserExists(String),

@@ -24,6 +24,7 @@ mod policy;
 mod registry;
 mod settings;
 mod snapshot;
+mod ssh_checks;
 mod tailnet;
 
 pub use addresses::{AddressError, AddressPool};
@@ -35,4 +36,5 @@ pub use policy::{NewPolicy, PolicyRow};
 pub use registry::{Registry, Sequences};
 pub use settings::Settings;
 pub use snapshot::{NodeView, Snapshot};
+pub use ssh_checks::{Shell, SshCheck, SshCheckKey, SshVerdict};
 pub use tailnet::{Effect, Event, Loaded, Report, Tailnet};

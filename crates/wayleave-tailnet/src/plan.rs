@@ -6,6 +6,7 @@ use crate::command::{Command, LoginToken, Outcome, Refusal};
 use crate::history::{HistoryEntry, HistoryEvent};
 use crate::policy::NewPolicy;
 use crate::registry::Sequences;
+use crate::ssh_checks::SshCheckChange;
 use crate::tailnet::Tailnet;
 
 /// One row to be made durable. All writes of a plan go in one transaction.
@@ -44,6 +45,8 @@ pub struct Plan {
     outcome: Outcome,
     /// Logins that are remembered or forgotten with it. They do not survive a restart, so they are no writes.
     pub(crate) logins: Vec<LoginChange>,
+    /// The same for checks of shells.
+    pub(crate) ssh_checks: Vec<SshCheckChange>,
 }
 
 /// What becomes of a login.
@@ -93,12 +96,13 @@ pub(crate) struct Draft {
     sequences: Sequences,
     before: Sequences,
     logins: Vec<LoginChange>,
+    ssh_checks: Vec<SshCheckChange>,
     pub(crate) now: Timestamp,
 }
 
 impl Draft {
     pub(crate) const fn new(sequences: Sequences, now: Timestamp) -> Self {
-        Self { writes: Vec::new(), sequences, before: sequences, logins: Vec::new(), now }
+        Self { writes: Vec::new(), sequences, before: sequences, logins: Vec::new(), ssh_checks: Vec::new(), now }
     }
 
     pub(crate) fn write(&mut self, write: Write) {
@@ -127,6 +131,10 @@ impl Draft {
 
     pub(crate) fn login(&mut self, change: LoginChange) {
         self.logins.push(change);
+    }
+
+    pub(crate) fn ssh_check(&mut self, change: SshCheckChange) {
+        self.ssh_checks.push(change);
     }
 
     pub(crate) fn next_node(&mut self) -> NodeId {
@@ -167,7 +175,7 @@ impl Draft {
         if self.sequences != self.before {
             self.writes.push(Write::Sequences(self.sequences));
         }
-        Plan { writes: self.writes, outcome, logins: self.logins }
+        Plan { writes: self.writes, outcome, logins: self.logins, ssh_checks: self.ssh_checks }
     }
 }
 
@@ -205,6 +213,8 @@ impl Tailnet {
             Command::DisableRoutes { node, prefixes, by } => self.plan_disable_routes(draft, node, &prefixes, &by),
             Command::Advertise { node, prefixes } => self.plan_advertise(draft, node, &prefixes),
             Command::SetPolicy { text, replaces, by } => self.plan_set_policy(draft, &text, replaces, &by),
+            Command::AskShell { shell, key, fresh } => Ok(self.plan_ask_shell(draft, shell, key, fresh)),
+            Command::AnswerShell { key, approved, by: _ } => self.plan_answer_shell(draft, &key, approved),
             Command::DisableWithdrawn { route } => Ok(self.plan_disable_withdrawn(draft, route)),
         }
     }

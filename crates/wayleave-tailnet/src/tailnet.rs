@@ -19,6 +19,7 @@ use crate::policy::{self, PolicyRow};
 use crate::registry::{Registry, Sequences};
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
+use crate::ssh_checks::{SshCheckKey, SshChecks};
 
 /// What a store has of a tailnet.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +99,8 @@ pub enum Effect {
     RouteRow(RouteId),
     /// A login was answered: whoever waits for it may ask again.
     LoginSettled(LoginToken),
+    /// A check of a shell was answered, or given up: whoever waits for it may ask again.
+    SshCheckSettled(SshCheckKey),
     /// A node is gone: its sessions and its relay connections end.
     NodeGone(Box<Node>),
 }
@@ -119,6 +122,7 @@ pub struct Tailnet {
     pub(crate) routes: RouteTable,
     pub(crate) liveness: Liveness,
     pub(crate) logins: BTreeMap<LoginToken, Login>,
+    pub(crate) ssh_checks: SshChecks,
     pub(crate) sequences: Sequences,
     pub(crate) policy_row: Option<PolicyRow>,
     pub(crate) rules: Arc<Rules>,
@@ -152,6 +156,7 @@ impl Tailnet {
             registry: Registry::default(),
             liveness: Liveness::default(),
             logins: BTreeMap::new(),
+            ssh_checks: SshChecks::default(),
             sequences: loaded.sequences,
             snapshot: Snapshot::empty(Arc::new(CompiledPolicy::new(Arc::clone(&rules)))),
             policy_row: loaded.policy.clone(),
@@ -193,7 +198,13 @@ impl Tailnet {
 
     /// When [`Self::handle_deadline`] wants to be called next.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        [self.routes.next_deadline(), self.liveness.next_deadline(), self.timers.next()].into_iter().flatten().min()
+        let all = [
+            self.routes.next_deadline(),
+            self.liveness.next_deadline(),
+            self.timers.next(),
+            self.ssh_checks.next_deadline(),
+        ];
+        all.into_iter().flatten().min()
     }
 
     /// The picture of the state as it is; the same as before if nothing changed that readers see.

@@ -158,6 +158,7 @@ impl World {
                 | Effect::LoginSettled(_)
                 | Effect::NodeGone(_)
                 | Effect::SteeredChanged(_)
+                | Effect::SshCheckSettled(_)
                 | Effect::PolicyChanged(_) => {}
             }
         }

@@ -5,6 +5,7 @@ mod keys;
 mod nodes;
 mod policy;
 mod routes;
+mod ssh;
 mod users;
 
 use std::io::{BufRead, IsTerminal, Write};
@@ -77,6 +78,9 @@ enum Command {
     /// The policy: who may reach what, who approves what.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Shells that wait for a person.
+    #[command(subcommand)]
+    Ssh(ssh::Command),
     /// Keys for the admin API.
     #[command(subcommand)]
     Apikeys(apikeys::Command),
@@ -183,6 +187,7 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Keys(command) => keys::run(global, &global.client()?, command).await,
         Command::Nodes(command) => nodes::run(global, &global.client()?, command).await,
         Command::Routes(command) => routes::run(global, &global.client()?, command).await,
+        Command::Ssh(command) => ssh::run(global, &global.client()?, command).await,
         Command::Apikeys(command) => apikeys::run(global, &global.client()?, command).await,
     }
 }

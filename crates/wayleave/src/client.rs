@@ -103,18 +103,7 @@ async fn over_socket(
     Ok((status, bytes.to_vec()))
 }
 
-/// A text as a part of a path or of a query.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
+pub use wayleave_server::escape;
 
 /// A query of those parts that are there.
 pub fn query(parts: &[(&str, Option<&str>)]) -> String {

@@ -63,6 +63,7 @@ impl From<CommandError> for ApiError {
                     | Refusal::NoUser(_)
                     | Refusal::NoKey(_)
                     | Refusal::NoLogin
+                    | Refusal::NoSshCheck(_)
                     | Refusal::NoRoute { .. } => StatusCode::NOT_FOUND,
                     Refusal::UserExists(_)
                     | Refusal::UserHasNodes(_)

@@ -293,6 +293,7 @@ fn routes_of(outcome: Outcome) -> Vec<RouteId> {
         | Outcome::AuthKey(_)
         | Outcome::ApiKey(_)
         | Outcome::Policy(_)
+        | Outcome::Shell(_)
         | Outcome::Registered(_)
         | Outcome::LoginNeeded(_)
         | Outcome::LoginWaits(_)

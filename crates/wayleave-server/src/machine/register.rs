@@ -71,7 +71,8 @@ pub(super) async fn register(connection: &Connection, body: &[u8]) -> Reply {
                 | Outcome::AuthKey(_)
                 | Outcome::ApiKey(_)
                 | Outcome::Routes(_)
-                | Outcome::Policy(_),
+                | Outcome::Policy(_)
+                | Outcome::Shell(_),
             ) => {
                 return Reply::empty(StatusCode::INTERNAL_SERVER_ERROR);
             }

@@ -134,6 +134,19 @@ pub(crate) struct SshTest {
 }
 
 impl PolicyFile {
+    /// Whether it holds tests and nothing else.
+    pub fn is_tests_only(&self) -> bool {
+        let Self { text: _, names, grants, auto_approvers, node_attributes, ssh, tests, ssh_tests, warnings: _ } = self;
+        let says_something = grants.is_some()
+            || *names != Names::default()
+            || !auto_approvers.routes.is_empty()
+            || !auto_approvers.exit_node.is_empty()
+            || !node_attributes.is_empty()
+            || !ssh.is_empty();
+        let tests_something = !tests.is_empty() || !ssh_tests.is_empty();
+        tests_something && !says_something
+    }
+
     /// Reads a policy.
     ///
     /// # Errors

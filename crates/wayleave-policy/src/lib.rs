@@ -37,7 +37,7 @@ pub use people::{Domains, People, Surroundings};
 pub use ports::Ports;
 pub use preview::{Matching, PreviewFor};
 pub use rules::Rules;
-pub use source::{Fault, Span};
+pub use source::{Fault, Span, standard_json};
 pub use ssh::{SshAccess, SshRule};
 pub use steering::Steering;
 pub use tests::TestRun;

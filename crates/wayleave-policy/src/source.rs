@@ -106,6 +106,63 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// A text of HuJSON as plain JSON: without comments and trailing commas, in the order in which it is written.
+///
+/// # Errors
+///
+/// It is no HuJSON.
+pub fn standard_json(source: &str) -> Result<String, Fault> {
+    let mut out = String::new();
+    write_json(&parse(source)?, 0, &mut out);
+    out.push('\n');
+    Ok(out)
+}
+
+fn write_json(value: &Value, depth: usize, out: &mut String) {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.push_str(&"  ".repeat(depth));
+    };
+    match &value.kind {
+        Kind::Null => out.push_str("null"),
+        Kind::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+        Kind::Number(number) => out.push_str(number),
+        Kind::Text(text) => out.push_str(&quoted(text)),
+        Kind::List(list) if list.is_empty() => out.push_str("[]"),
+        Kind::Object(object) if object.is_empty() => out.push_str("{}"),
+        Kind::List(list) => {
+            out.push('[');
+            for (at, value) in list.iter().enumerate() {
+                out.push_str(if at > 0 { "," } else { "" });
+                line(out, depth + 1);
+                write_json(value, depth + 1, out);
+            }
+            line(out, depth);
+            out.push(']');
+        }
+        Kind::Object(object) => {
+            out.push('{');
+            for (at, (key, value)) in object.iter().enumerate() {
+                out.push_str(if at > 0 { "," } else { "" });
+                line(out, depth + 1);
+                out.push_str(&quoted(&key.text));
+                out.push_str(": ");
+                write_json(value, depth + 1, out);
+            }
+            line(out, depth);
+            out.push('}');
+        }
+    }
+}
+
+impl Value {
+    /// Whether it is an array.
+    pub const fn is_list(&self) -> bool {
+        matches!(self.kind, Kind::List(_))
+    }
+}
+
 /// Parses HuJSON.
 ///
 /// # Errors

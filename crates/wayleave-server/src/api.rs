@@ -7,6 +7,8 @@
 //! To add an endpoint: a handler in the file of its resource, with `#[utoipa::path]`, and its name in that file's `router`. The
 //! document at `/api/v2/openapi.json` follows from both.
 
+#[expect(unused_qualifications, reason = "the macro that documents queries qualifies their type")]
+mod acl;
 mod apikeys;
 mod devices;
 mod error;
@@ -14,6 +16,7 @@ mod keys;
 mod logins;
 #[expect(unused_qualifications, reason = "the macro that documents queries qualifies their type")]
 mod nodes;
+mod policy;
 #[expect(unused_qualifications, reason = "the macro that documents queries qualifies their type")]
 mod routes;
 mod server;
@@ -73,6 +76,8 @@ fn endpoints(state: ApiState) -> Router {
         .merge(logins::router())
         .merge(nodes::router())
         .merge(routes::router())
+        .merge(policy::router())
+        .merge(acl::router())
         .merge(ssh::router())
         .merge(devices::router())
         .split_for_parts();

@@ -1,8 +1,8 @@
 //! A server: its parts put together, started and stopped.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UdpSocket};
@@ -25,6 +25,7 @@ use crate::derp_map::Foreign;
 use crate::keys::{self, KeyFileError};
 use crate::listener::Secure;
 use crate::options::{Options, OwnDerp};
+use crate::policy_file::{self, PolicyFileError};
 use crate::relay::Members;
 use crate::tls::{self, TlsError};
 use crate::{listener, web};
@@ -48,9 +49,24 @@ pub(crate) struct App {
     pub(crate) newcomers: Arc<Semaphore>,
     pub(crate) held_logins: Semaphore,
     shared: watch::Sender<Arc<Shared>>,
+    /// Why the policy file was not taken in, when that was tried last.
+    policy_fault: Mutex<Option<String>>,
 }
 
 impl App {
+    /// What is wrong with the policy file; `None`: nothing, or there is none.
+    pub(crate) fn policy_fault(&self) -> Option<String> {
+        self.policy_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in the policy file. Returns the revision that is in force by it; `None` if that was the case before.
+    pub(crate) async fn reload_policy(&self, path: &Path) -> Result<Option<u64>, PolicyFileError> {
+        let done = policy_file::take_in(&self.control, path).await;
+        let fault = done.as_ref().err().map(|error| crate::words(error));
+        *self.policy_fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+        done
+    }
+
     /// What all viewers share, as it is now.
     pub(crate) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared.borrow())
@@ -87,6 +103,9 @@ pub enum StartError {
     /// What the database holds can't be served.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The policy file can't be taken in, and there is no policy from before.
+    #[error(transparent)]
+    Policy(#[from] PolicyFileError),
     /// The certificate can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -158,7 +177,13 @@ impl Server {
         let plain = bind("http_listen", options.http_listen).await?;
         let stun = bind_stun(options.derp.own.as_mut()).await?;
         let store = Store::open(&folder.file("wayleave.db")).await?;
-        let control = Control::start(store, options.tailnet.clone(), Clock::default()).await?;
+        let file = options.policy_file.as_deref();
+        let policy = file.and_then(|path| policy_file::read(path).ok());
+        let control = Control::start(store, options.tailnet.clone(), Clock::default(), policy).await?;
+        let policy_fault = match file {
+            Some(path) => take_in_policy(&control, path).await?,
+            None => None,
+        };
         let relay = options.derp.own.as_ref().map(|own| {
             let members = Members { control: OnceLock::from(control.clone()), everybody: !own.verify_clients };
             Relay::new(derp_key, Arc::new(members), wayleave_derp::Settings::default())
@@ -182,6 +207,7 @@ impl Server {
             newcomers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
             held_logins: Semaphore::new(options.limits.held_logins),
             shared: watch::Sender::new(shared),
+            policy_fault: Mutex::new(policy_fault),
             options,
         });
         let mut tasks = JoinSet::new();
@@ -234,6 +260,24 @@ impl Server {
     /// The control loop, for those who run a server inside another program.
     pub fn control(&self) -> &Control {
         &self.app.control
+    }
+
+    /// Reads again what may change while the server runs: the policy file, if there is one. What is wrong is logged, and told at
+    /// `/health`.
+    pub async fn reload(&self) {
+        let Some(path) = &self.app.options.policy_file else {
+            return tracing::info!("there is nothing to be read again: the home of the policy is the database");
+        };
+        match self.app.reload_policy(path).await {
+            Ok(Some(revision)) => {
+                tracing::info!(policy.revision = revision, file = %path.display(), "policy file was taken in")
+            }
+            Ok(None) => tracing::info!(file = %path.display(), "policy file has not changed"),
+            Err(error) => {
+                let error = crate::words(&error);
+                tracing::error!(error, "policy file was refused; the policy before it stays in force");
+            }
+        }
     }
 
     /// Stops: takes no more connections, tells clients to come back later (GOAWAY), and makes durable what is in force.
@@ -289,6 +333,20 @@ async fn refresh_derp_map(app: Arc<App>, mut foreign: Foreign, server_is_tls: bo
             changed
         });
     }
+}
+
+/// Takes in the policy file as the server starts. What was served before is served where it is refused, and the reason is returned.
+async fn take_in_policy(control: &Control, path: &Path) -> Result<Option<String>, PolicyFileError> {
+    let Err(error) = policy_file::take_in(control, path).await else { return Ok(None) };
+    let before = control.read(|tailnet| tailnet.policy_row().map(|row| row.revision)).await;
+    let Ok(Some(revision)) = before else { return Err(error) };
+    let fault = crate::words(&error);
+    tracing::error!(
+        error = fault,
+        policy.revision = revision,
+        "policy file was refused; the policy before it is served"
+    );
+    Ok(Some(fault))
 }
 
 /// Ends the relay connections of nodes that are deleted.

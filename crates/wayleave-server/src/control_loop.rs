@@ -20,7 +20,7 @@ use wayleave_model::{NodeId, RouteId};
 use wayleave_policy::PolicyError;
 use wayleave_store::{Soft, Store, StoreError};
 use wayleave_tailnet::{
-    Command, Committed, Effect, Event, HistoryEntry, Outcome, Plan, Refusal, Settings, Snapshot, Tailnet,
+    Command, Committed, Effect, Event, HistoryEntry, Outcome, Plan, PolicyRow, Refusal, Settings, Snapshot, Tailnet,
 };
 
 use crate::clock::Clock;
@@ -70,13 +70,30 @@ pub struct Control {
 impl Control {
     /// Loads a tailnet from its store, and starts the loop that owns it.
     ///
+    /// `policy` is the policy where its home is a file: it is served where the stored one is none (any more).
+    ///
     /// # Errors
     ///
-    /// The store can't be read, or the policy in it is none.
-    pub async fn start(store: Store, settings: Settings, clock: Clock) -> Result<Self, LoadError> {
-        let loaded = store.load().await?;
+    /// The store can't be read, or the policy in it is none and there is no other.
+    pub async fn start(
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        policy: Option<String>,
+    ) -> Result<Self, LoadError> {
+        let mut loaded = store.load().await?;
         let now = clock.now();
-        let mut tailnet = Tailnet::new(settings, loaded, now)?;
+        let mut tailnet = match (Tailnet::new(settings.clone(), loaded.clone(), now), policy) {
+            (Ok(tailnet), _) => tailnet,
+            (Err(fault), None) => return Err(fault.into()),
+            (Err(fault), Some(text)) => {
+                tracing::warn!(%fault, "the stored policy is not valid for this version; that of the file is served");
+                let revision = loaded.policy.as_ref().map_or(1, |row| row.revision + 1);
+                let set_by = "file".to_owned();
+                loaded.policy = Some(PolicyRow { revision, text: text.into(), set_at: now, set_by });
+                Tailnet::new(settings, loaded, now)?
+            }
+        };
         let started = tailnet.apply(Event::Started, now);
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (publish, snapshots) = watch::channel(Arc::new(tailnet.snapshot().clone()));
@@ -433,7 +450,9 @@ pub enum LoadError {
     #[error("the database can't be read")]
     Store(#[from] StoreError),
     /// The policy in it is none (any more).
-    #[error("the policy in the database is not valid for this version, and nothing else is put in its place:\n{0}")]
+    #[error(
+        "the policy in the database is not valid for this version, and nothing else is put in its place; name a file with one that is by `policy.file`:\n{0}"
+    )]
     Policy(#[from] PolicyError),
 }
 

@@ -25,6 +25,7 @@ mod machine;
 pub mod meter;
 pub mod noise_stream;
 pub mod options;
+pub mod policy_file;
 mod relay;
 pub mod secrets;
 pub mod tls;

@@ -31,6 +31,8 @@ pub struct Options {
     pub probes: Probes,
     /// How much history is kept.
     pub history: HistoryLimits,
+    /// The file that is the home of the policy. `None`: the database is.
+    pub policy_file: Option<PathBuf>,
     /// What the tailnet decides by.
     pub tailnet: wayleave_tailnet::Settings,
 }

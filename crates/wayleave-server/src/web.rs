@@ -62,7 +62,8 @@ async fn key(State(app): State<Arc<App>>, Query(query): Query<KeyQuery>) -> Resp
 async fn health(State(app): State<Arc<App>>) -> Response {
     match app.control.read(|tailnet| (tailnet.registry().node_count(), tailnet.open_sessions())).await {
         Ok((nodes, sessions)) => {
-            Json(serde_json::json!({ "status": "ok", "nodes": nodes, "sessions": sessions })).into_response()
+            let status = app.policy_fault().unwrap_or_else(|| "ok".to_owned());
+            Json(serde_json::json!({ "status": status, "nodes": nodes, "sessions": sessions })).into_response()
         }
         Err(error) => {
             let status = serde_json::json!({ "status": error.to_string() });

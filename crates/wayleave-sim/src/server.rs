@@ -50,6 +50,7 @@ fn options(folder: &Path, address: SocketAddr) -> Options {
         limits: Limits::default(),
         probes: Probes::default(),
         history: HistoryLimits::default(),
+        policy_file: None,
         tailnet: Settings::default(),
     }
 }
@@ -143,6 +144,19 @@ impl TestServer {
             Command::CreateUser { name: name.to_owned(), display_name: String::new(), email: None, role: None };
         let outcome = self.control()?.command(command).await?;
         if let Outcome::User(user) = outcome { Ok(user) } else { anyhow::bail!("{outcome:?}") }
+    }
+
+    /// Makes an API key, and gives its text.
+    ///
+    /// # Errors
+    ///
+    /// It is refused.
+    pub async fn api_key(&self) -> anyhow::Result<String> {
+        let secret = secrets::new_key("wl-api");
+        let (name, hash) = (secret.public, secret.hash);
+        let command = Command::CreateApiKey { name, hash, description: String::new(), lifetime: None };
+        self.control()?.command(command).await?;
+        Ok(secret.text)
     }
 
     /// Makes a pre-auth key, and gives its text.

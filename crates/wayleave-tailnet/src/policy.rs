@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wayleave_model::{NodeId, Owner, Timestamp};
-use wayleave_policy::{CompiledPolicy, People, PolicyError, PolicyFile, Rules, Subject};
+use wayleave_policy::{CompiledPolicy, People, PolicyError, PolicyFile, Rules, Subject, Surroundings, TestRun};
 use wayleave_routes::{Electorate, Input, approval};
 
 use crate::command::{Outcome, Refusal};
@@ -64,6 +64,33 @@ impl Tailnet {
         let policy = CompiledPolicy::compile(rules, self.subjects());
         let faults = policy.run_tests(&self.settings.policy);
         if faults.is_empty() { Ok(policy) } else { Err(PolicyError { text: Arc::clone(&file.text), faults }) }
+    }
+
+    /// Runs the tests in a text. Where it holds nothing but `tests` and `sshTests` they are run against the policy in force, else
+    /// against the policy that it is. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The text is no policy.
+    pub fn run_tests(&self, text: &str) -> Result<Vec<TestRun>, PolicyError> {
+        let around = &self.settings.policy;
+        let file = Arc::new(PolicyFile::parse(text, around)?);
+        let rules = if file.is_tests_only() {
+            Arc::clone(&self.rules)
+        } else {
+            Arc::new(Rules::new(Arc::clone(&file), Arc::clone(self.rules.people())))
+        };
+        Ok(CompiledPolicy::compile(rules, self.subjects()).run_tests_of(&file, around))
+    }
+
+    /// The rules in force.
+    pub const fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
+    /// What policies are read against.
+    pub const fn surroundings(&self) -> &Surroundings {
+        &self.settings.policy
     }
 
     pub(crate) fn plan_set_policy(

@@ -152,14 +152,28 @@ impl Global {
         if !std::io::stdin().is_terminal() {
             bail!("{message}; say --yes if that is wanted");
         }
-        write!(std::io::stderr(), "{message}.\nGo on? [y/N] ")?;
-        let mut line = String::new();
-        std::io::stdin().lock().read_line(&mut line)?;
-        if !matches!(line.trim(), "y" | "Y" | "yes") {
-            bail!("nothing was changed");
-        }
+        ask(&format!("{message}.\nGo on?"))?;
         client.ask(method, &path(true), body(true).as_ref()).await
     }
+
+    /// Asks the person for a yes, unless it was given in advance.
+    fn agreed(&self, question: &str) -> anyhow::Result<()> {
+        if self.yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() {
+            bail!("nothing was changed: there is nobody to ask here; say --yes if it is wanted");
+        }
+        ask(question)
+    }
+}
+
+/// An error unless the person at the terminal says yes.
+fn ask(question: &str) -> anyhow::Result<()> {
+    write!(std::io::stderr(), "{question} [y/N] ")?;
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    if matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { bail!("nothing was changed") }
 }
 
 /// Does what was typed. Exit status: 0 done, 1 failed, 2 not understood.
@@ -182,7 +196,7 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
             clap_complete::generate(*shell, &mut Cli::command(), "wayleave", &mut std::io::stdout());
             Ok(())
         }
-        Command::Policy(policy::Command::Evaluate { file }) => policy::evaluate(file),
+        Command::Policy(command) => policy::run(global, command).await,
         Command::Users(command) => users::run(global, &global.client()?, command).await,
         Command::Keys(command) => keys::run(global, &global.client()?, command).await,
         Command::Nodes(command) => nodes::run(global, &global.client()?, command).await,

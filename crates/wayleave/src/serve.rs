@@ -38,6 +38,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> anyhow::Result<()> {
     logging::set_up(&text("log.level"), &text("log.format"))?;
     let options = resolve::options(&layers, &data_dir)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     let (url, relay) = (options.server_url.clone(), options.derp.own.is_some());
     let server = Server::start(options).await.context("the server did not start")?;
     tracing::info!(
@@ -48,9 +49,12 @@ pub async fn run(global: &Global, args: &ServeArgs) -> anyhow::Result<()> {
     );
     // The one line to type on the first client; nobody may be reading.
     writeln!(std::io::stdout(), "tailscale up --login-server {url}").ok();
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => server.reload().await,
+        }
     }
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {

@@ -221,6 +221,12 @@ pub const KEYS: &[Key] = &[
         "60s",
         "How often a map session that has nothing to tell gives a sign of life; clients give up after 120s.",
     ),
+    key(
+        "policy.file",
+        Kind::Text,
+        "",
+        "The file that is the home of the policy (HuJSON); SIGHUP or `wayleave policy reload` reads it again. Empty: the database is its home.",
+    ),
     key("history.max_age", Kind::Duration, "90d", "How old a line of history may get."),
     key("history.max_entries", Kind::Number, "100000", "How many lines of history are kept."),
     key("limits.body", Kind::Number, "1048576", "The longest body of a request, in bytes."),

@@ -109,6 +109,7 @@ pub fn options(layers: &Layers, data_dir: &Path) -> Result<Options, ConfigError>
         dns: dns(&read, &server_url)?,
         derp: derp(&read, &server_url, listen)?,
         server_url: server_url.text,
+        policy_file: read.some_text("policy.file").map(PathBuf::from),
         limits: Limits {
             body: read.number("limits.body")?,
             handshake: read.period("limits.handshake")?,

@@ -19,6 +19,8 @@ const FENCES: &[(&str, &[&str])] = &[
     // The names of causes are the route table's; a store has to write them.
     ("wayleave-store", &["wayleave-model", "wayleave-tailnet"]),
     ("wayleave-derp", &["wayleave-model", "wayleave-wire"]),
+    // Other systems keep what clients sent in the wire's own shape, and private keys in its text.
+    ("wayleave-import", &["wayleave-model", "wayleave-policy", "wayleave-tailnet", "wayleave-wire", "wayleave-store"]),
     (
         "wayleave-server",
         &[

@@ -12,6 +12,7 @@ mod map;
 mod node;
 mod register;
 
+pub use hostinfo::read_hostinfo;
 pub use lenient::ReadError;
 pub use map::{
     CapGrant, ClientVersion, DerpMap, DerpNode, DerpRegion, DisplayMessage, DnsConfig, DnsRecord, DstPort, FilterRule,

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Deserialize;
 use wayleave_model::{Endpoint, EndpointKind, Hostinfo, NetInfo, Prefix, Service};
 
+use super::lenient::{self, ReadError};
+
 /// How many prefixes, tags, services and endpoints of one client are read. A client that sends more is broken or hostile; app
 /// connectors send some hundreds.
 const MOST_PREFIXES: usize = 4096;
@@ -66,6 +68,16 @@ struct WireNetInfo {
     working_udp: Option<bool>,
     #[serde(rename = "derplatency")]
     derp_latency: BTreeMap<String, f64>,
+}
+
+/// Reads what a client says of itself, by itself: other servers keep it as it came.
+///
+/// # Errors
+///
+/// It is not the JSON of this protocol.
+pub fn read_hostinfo(json: &[u8]) -> Result<Hostinfo, ReadError> {
+    let info: WireHostinfo = lenient::read(json)?;
+    Ok(info.into_model(&[]))
 }
 
 fn short(mut text: String) -> String {

@@ -29,4 +29,4 @@ pub use route::{Approval, Approver, Route};
 pub use tag::{Tag, TagError};
 pub use time::{Timestamp, TimestampError};
 pub use timers::Timers;
-pub use user::{ApiKey, AuthKey, User, UserRole, UserRoleError};
+pub use user::{ApiKey, AuthKey, KeyHash, User, UserRole, UserRoleError};

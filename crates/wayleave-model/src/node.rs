@@ -26,6 +26,8 @@ pub struct Node {
     pub addresses: Addresses,
     /// How it came in.
     pub register_method: RegisterMethod,
+    /// The pre-auth key that it came in with, if it was one; the key may be gone.
+    pub auth_key: Option<AuthKeyId>,
     /// It is deleted when it has been gone for a while.
     pub ephemeral: bool,
     /// When its key expires. `None`: never.
@@ -90,8 +92,8 @@ impl Owner {
 /// How a node came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegisterMethod {
-    /// With this pre-auth key.
-    AuthKey(AuthKeyId),
+    /// With a pre-auth key.
+    AuthKey,
     /// A person approved it at the command line or over the API.
     Interactive,
     /// By logging in with an identity provider.

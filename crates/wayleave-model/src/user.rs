@@ -65,6 +65,11 @@ pub struct User {
     pub display_name: String,
     /// The e-mail address, if the user has one; policies match it.
     pub email: Option<String>,
+    /// Who the user is to the identity provider: its issuer and its subject with a slash between them. `None`: nobody yet; no e-mail
+    /// address ever stands in for it.
+    pub identity: Option<String>,
+    /// The address of a picture, which clients show. Empty: none.
+    pub picture: String,
     /// What the user is in the tailnet.
     pub role: UserRole,
     /// When the user was made.
@@ -83,6 +88,43 @@ impl User {
     }
 }
 
+/// How a key is known again without being stored.
+#[derive(Clone, PartialEq, Eq)]
+pub enum KeyHash {
+    /// SHA-256 of the whole key. (Keys hold at least 192 random bits, so a slow hash would guard nothing.)
+    Sha256([u8; 32]),
+    /// As Headscale stored it. The first time that the key is shown it becomes the SHA-256 of what was shown, so that the slow hash is
+    /// paid once.
+    Bcrypt {
+        /// The part of the key by which it is looked up. Not secret.
+        prefix: String,
+        /// bcrypt of the part behind that, in its own text form (`$2a$10$...`).
+        hash: String,
+    },
+    /// It is not: the key came without its hash, and opens nothing.
+    Unknown,
+}
+
+impl KeyHash {
+    /// The SHA-256 of the whole key, where that is how it is known.
+    pub const fn sha256(&self) -> Option<&[u8; 32]> {
+        match self {
+            Self::Sha256(hash) => Some(hash),
+            Self::Bcrypt { .. } | Self::Unknown => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sha256(_) => "Sha256(..)",
+            Self::Bcrypt { .. } => "Bcrypt(..)",
+            Self::Unknown => "Unknown",
+        })
+    }
+}
+
 /// A key by which machines register without a person. The secret itself is never stored, only its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthKey {
@@ -92,8 +134,8 @@ pub struct AuthKey {
     pub user: Option<UserId>,
     /// The first characters of the key, to tell one from another in a list. Not secret.
     pub hint: String,
-    /// SHA-256 of the whole key. (Keys hold 256 random bits, so a slow hash would guard nothing.)
-    pub hash: [u8; 32],
+    /// How the key is known again.
+    pub hash: KeyHash,
     /// May register more than one node.
     pub reusable: bool,
     /// Nodes it makes go away when they have been gone for a while.
@@ -119,8 +161,10 @@ pub struct ApiKey {
     pub id: ApiKeyId,
     /// The public part of the key, by which it is looked up, listed and named as an approver.
     pub name: String,
-    /// SHA-256 of the whole key.
-    pub hash: [u8; 32],
+    /// How the key is known again.
+    pub hash: KeyHash,
+    /// Whose it is, where an import said so. It opens the same for everybody.
+    pub user: Option<UserId>,
     /// Words of the person who made it.
     pub description: String,
     /// When it was made.

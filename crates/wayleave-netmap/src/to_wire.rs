@@ -13,8 +13,9 @@ use wayleave_wire::control::{
 
 use crate::view::Told;
 
-/// The user that tagged nodes, which belong to nobody, are shown under. Above any id that is given out.
-pub const TAGGED_DEVICES: u64 = 1 << 52;
+/// The user that tagged nodes, which belong to nobody, are shown under. Above any id that is given out. Headscale shows them under the
+/// same number since 0.28, and clients keep it in their profiles; one that came from there sees no change.
+pub const TAGGED_DEVICES: u64 = 2_147_455_555;
 
 fn user_of(owner: &Owner) -> u64 {
     owner.user().map_or(TAGGED_DEVICES, |user| user.get())
@@ -82,7 +83,7 @@ fn node(
     let addresses: Vec<Prefix> = stored.addresses.prefixes().collect();
     Node {
         id: stored.id.get(),
-        stable_id: format!("n{}", stored.id),
+        stable_id: stored.id.to_string(),
         name: format!("{}.{base_domain}.", stored.given_name),
         user: user_of(&stored.owner),
         key: stored.node_key,
@@ -131,6 +132,7 @@ pub fn profile_of(owner: &Owner, snapshot: &Snapshot) -> UserProfile {
             id: user_of(owner),
             login_name: "tagged-devices".to_owned(),
             display_name: "Tagged Devices".to_owned(),
+            profile_pic_url: String::new(),
         },
     }
 }
@@ -140,6 +142,7 @@ pub(crate) fn profile(user: &User) -> UserProfile {
         id: user.id.get(),
         login_name: user.login_name().to_owned(),
         display_name: user.shown_name().to_owned(),
+        profile_pic_url: user.picture.clone(),
     }
 }
 

@@ -110,6 +110,8 @@ mod tests {
             name: "anna".to_owned(),
             display_name: String::new(),
             email: Some("anna@example.com".to_owned()),
+            identity: None,
+            picture: String::new(),
             role: UserRole::Member,
             created_at: Timestamp::from_millis(0),
         };

@@ -41,9 +41,12 @@ use subtle::ConstantTimeEq;
 use tokio::net::UnixListener;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
-use wayleave_model::Approver;
+use wayleave_model::{ApiKey, Approver, Timestamp};
+use wayleave_tailnet::Tailnet;
 
 use crate::app::App;
+use crate::control_loop::CommandError;
+use crate::imported_keys::{self, Imported};
 use crate::secrets;
 pub use error::{ApiError, ErrorBody};
 
@@ -123,21 +126,26 @@ async fn network(State(state): State<ApiState>, mut request: Request<Body>, next
             "an API key is needed: Authorization: Bearer KEY; make one with `wayleave apikeys create`",
         ));
     };
-    let hash = secrets::hash(&key);
-    let known = state
-        .app
-        .control
-        .read(move |tailnet| {
-            let mut keys = tailnet.registry().api_keys();
-            keys.find(|key| bool::from(key.hash.ct_eq(&hash))).map(|key| (key.name.clone(), key.expires_at))
-        })
-        .await?;
+    let mut known = find_key(&state, &key).await?;
+    if known.is_none() && imported_keys::learn(&state.app, Imported::ApiKey, &key).await? {
+        known = find_key(&state, &key).await?;
+    }
     let (name, expires_at) = known.ok_or_else(|| refused("this API key is not known"))?;
     if expires_at.is_some_and(|at| at <= state.app.control.clock().now()) {
         return Err(refused("this API key has expired; make another with `wayleave apikeys create`"));
     }
     request.extensions_mut().insert(Caller(Approver::Api(name)));
     Ok(next.run(request).await)
+}
+
+/// The name and the end of the API key with this text.
+async fn find_key(state: &ApiState, text: &str) -> Result<Option<(String, Option<Timestamp>)>, CommandError> {
+    let hash = secrets::hash(text);
+    let find = move |tailnet: &Tailnet| {
+        let same = |key: &&ApiKey| key.hash.sha256().is_some_and(|known| bool::from(known.ct_eq(&hash)));
+        tailnet.registry().api_keys().find(same).map(|key| (key.name.clone(), key.expires_at))
+    };
+    state.app.control.read(find).await
 }
 
 /// Makes the socket, for its owner only. One that an earlier server left behind is replaced; one that answers is not.

@@ -22,6 +22,7 @@ use crate::connections::Sessions;
 use crate::control_loop::{Control, LoadError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::derp_map::Foreign;
+use crate::imported_keys::SlowHashes;
 use crate::keys::{self, KeyFileError};
 use crate::listener::Secure;
 use crate::options::{Options, OwnDerp};
@@ -48,6 +49,7 @@ pub(crate) struct App {
     /// Connections of machines that have no node: they may join, or not.
     pub(crate) newcomers: Arc<Semaphore>,
     pub(crate) held_logins: Semaphore,
+    pub(crate) slow_hashes: SlowHashes,
     shared: watch::Sender<Arc<Shared>>,
     /// Why the policy file was not taken in, when that was tried last.
     policy_fault: Mutex<Option<String>>,
@@ -206,6 +208,7 @@ impl Server {
             strangers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
             newcomers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
             held_logins: Semaphore::new(options.limits.held_logins),
+            slow_hashes: SlowHashes::default(),
             shared: watch::Sender::new(shared),
             policy_fault: Mutex::new(policy_fault),
             options,

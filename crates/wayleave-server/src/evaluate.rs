@@ -167,6 +167,8 @@ fn build(question: &Question, now: Timestamp) -> Result<Tailnet, EvaluateError> 
             name: person.name.clone(),
             display_name: String::new(),
             email: (!person.email.is_empty()).then(|| person.email.clone()),
+            identity: None,
+            picture: String::new(),
             role: if at == 0 { UserRole::Owner } else { UserRole::Admin },
             created_at: now,
         });
@@ -220,6 +222,7 @@ fn node(id: u64, machine: &Machine, users: &[Person], now: Timestamp) -> Result<
         renamed: true,
         addresses: Addresses { v4: machine.ipv4, v6: machine.ipv6 },
         register_method: RegisterMethod::Interactive,
+        auth_key: None,
         ephemeral: false,
         expires_at: None,
         created_at: now,

@@ -40,18 +40,74 @@ pub fn load_or_make(path: &Path) -> Result<PrivateKey, KeyFileError> {
         Ok(file) => load(file, path),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = PrivateKey::from_bytes(rand::random());
-            // Readable by nobody else from its first byte on; and whole under its name, or not there.
-            let unfinished = path.with_extension("new");
-            let mut options = OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished).map_err(io("make"))?;
-            file.write_all(key.expose_text().as_bytes()).map_err(io("write"))?;
-            file.write_all(b"\n").and_then(|()| file.sync_all()).map_err(io("write"))?;
-            std::fs::rename(&unfinished, path).map_err(io("make"))?;
+            make(path, &key)?;
             Ok(key)
         }
         Err(error) => Err(io("read")(error)),
     }
+}
+
+/// A key that was put in the place of another, or of none.
+#[derive(Debug)]
+pub struct Installed {
+    path: PathBuf,
+    /// Where the key is that was there before.
+    before: Option<PathBuf>,
+    changed: bool,
+}
+
+/// Makes this the key in the file. One that is there already is kept beside it, under the same name with `.replaced` behind it.
+///
+/// # Errors
+///
+/// The file can't be read or written, or another key was replaced before.
+pub fn install(path: &Path, key: &PrivateKey) -> Result<Installed, KeyFileError> {
+    let io = |doing| move |source| KeyFileError::Io { doing, path: path.to_owned(), source };
+    let installed = |before, changed| Installed { path: path.to_owned(), before, changed };
+    let before = match File::open(path) {
+        Ok(file) => {
+            if load(file, path)?.expose() == key.expose() {
+                return Ok(installed(None, false));
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let before = path.with_file_name(format!("{name}.replaced"));
+            // A link is refused where the name is taken, so nothing is ever lost.
+            std::fs::hard_link(path, &before).map_err(io("keep a copy of"))?;
+            Some(before)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(io("read")(error)),
+    };
+    make(path, key)?;
+    Ok(installed(before, true))
+}
+
+impl Installed {
+    /// Puts back what was there.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be written.
+    pub fn undo(self) -> Result<(), KeyFileError> {
+        let Self { path, before, changed } = self;
+        let done = match before {
+            Some(before) => std::fs::rename(before, &path),
+            None if changed => std::fs::remove_file(&path),
+            None => Ok(()),
+        };
+        done.map_err(|source| KeyFileError::Io { doing: "put back", path, source })
+    }
+}
+
+/// Writes a key: readable by nobody else from its first byte on; and whole under its name, or not there.
+fn make(path: &Path, key: &PrivateKey) -> Result<(), KeyFileError> {
+    let io = |doing| move |source| KeyFileError::Io { doing, path: path.to_owned(), source };
+    let unfinished = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished).map_err(io("make"))?;
+    file.write_all(key.expose_text().as_bytes()).map_err(io("write"))?;
+    file.write_all(b"\n").and_then(|()| file.sync_all()).map_err(io("write"))?;
+    std::fs::rename(&unfinished, path).map_err(io("make"))
 }
 
 fn load(file: File, path: &Path) -> Result<PrivateKey, KeyFileError> {
@@ -76,6 +132,26 @@ mod tests {
         let made = load_or_make(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(load_or_make(&path).unwrap().public(), made.public());
+    }
+
+    #[test]
+    fn a_key_that_is_put_in_the_place_of_another_is_for_its_owner_only_and_can_be_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("noise.key");
+        let [first, second] = [1, 2].map(|n| PrivateKey::from_bytes([n; 32]));
+        install(&path, &first).unwrap().undo().unwrap();
+        assert!(!path.exists(), "there was none before");
+        install(&path, &first).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        install(&path, &second).unwrap().undo().unwrap();
+        assert_eq!(load_or_make(&path).unwrap().public(), first.public());
+        install(&path, &second).unwrap();
+        assert_eq!(load_or_make(&path).unwrap().public(), second.public());
+        assert_eq!(load_or_make(&folder.path().join("noise.key.replaced")).unwrap().public(), first.public());
+        install(&path, &second).unwrap().undo().unwrap();
+        assert_eq!(load_or_make(&path).unwrap().public(), second.public(), "nothing was changed, nothing is undone");
+        let error = install(&path, &first).unwrap_err();
+        assert!(error.to_string().contains("keep a copy of"), "{error}");
     }
 
     #[test]

@@ -49,6 +49,19 @@ pub enum OpenError {
     },
 }
 
+/// An installation can't be written into the database.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// There is one.
+    #[error(
+        "there is an installation already ({0}): import into an empty data folder (another --data-dir); nothing was changed"
+    )]
+    NotEmpty(String),
+    /// The database refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// A read or a commit failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -11,6 +11,6 @@ mod json;
 mod rows;
 mod sqlite;
 
-pub use error::{OpenError, StoreError};
+pub use error::{ImportError, OpenError, StoreError};
 pub use rows::HistoryRow;
 pub use sqlite::{HistoryFilter, Soft, Store};

@@ -7,11 +7,11 @@ use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use wayleave_model::{
-    Addresses, ApiKey, ApiKeyId, Approval, Approver, AuthKey, AuthKeyId, Node, NodeId, Owner, Prefix, RegisterMethod,
-    Route, RouteId, Timestamp, User, UserId,
+    Addresses, ApiKey, ApiKeyId, Approval, Approver, AuthKey, AuthKeyId, KeyHash, Node, NodeId, Owner, Prefix,
+    RegisterMethod, Route, RouteId, Timestamp, User, UserId,
 };
 
-use wayleave_tailnet::PolicyRow;
+use wayleave_tailnet::{Imported, PolicyRow};
 
 use crate::error::StoreError;
 use crate::json::{EndpointJson, HostinfoJson};
@@ -106,10 +106,20 @@ impl<'a> Columns<'a> {
         serde_json::from_str(&self.text(column)?).map_err(|error| self.invalid(column, error))
     }
 
-    fn hash(&self, column: &'static str) -> Result<[u8; 32], StoreError> {
-        let bytes: Vec<u8> = self.value(column)?;
-        <[u8; 32]>::try_from(bytes)
-            .map_err(|bytes| self.invalid(column, format!("{} bytes instead of 32", bytes.len())))
+    /// The columns `hash`, `hash_kind` and `prefix` of a key.
+    fn key_hash(&self) -> Result<KeyHash, StoreError> {
+        let bytes: Vec<u8> = self.value("hash")?;
+        match self.text("hash_kind")?.as_str() {
+            "sha256" => <[u8; 32]>::try_from(bytes)
+                .map(KeyHash::Sha256)
+                .map_err(|bytes| self.invalid("hash", format!("{} bytes instead of 32", bytes.len()))),
+            "bcrypt" => {
+                let hash = String::from_utf8(bytes).map_err(|_| self.invalid("hash", "is no text"))?;
+                Ok(KeyHash::Bcrypt { prefix: self.text("prefix")?, hash })
+            }
+            "unknown" => Ok(KeyHash::Unknown),
+            other => Err(self.invalid("hash_kind", format!("`{other}`"))),
+        }
     }
 }
 
@@ -120,9 +130,16 @@ pub(crate) fn user_from_row(row: &SqliteRow) -> Result<User, StoreError> {
         name: c.text("name")?,
         display_name: c.text("display_name")?,
         email: c.value("email")?,
+        identity: c.value("identity")?,
+        picture: c.text("picture")?,
         role: c.parsed("role")?,
         created_at: c.time("created_at")?,
     })
+}
+
+pub(crate) fn import_from_row(row: &SqliteRow) -> Result<Imported, StoreError> {
+    let c = Columns::new("imports", row)?;
+    Ok(Imported { at: c.time("at")?, source: c.text("source")? })
 }
 
 pub(crate) fn policy_from_row(row: &SqliteRow) -> Result<PolicyRow, StoreError> {
@@ -144,16 +161,12 @@ pub(crate) fn node_from_row(row: &SqliteRow) -> Result<Node, StoreError> {
         ("nobody", _) => Owner::Nobody,
         (other, _) => return Err(c.invalid("owner", format!("`{other}`"))),
     };
-    let method = c.text("register_method")?;
-    let register_method = match method.split_once(':') {
-        Some(("auth_key", id)) => {
-            let id = id.parse().map_err(|error| c.invalid("register_method", error))?;
-            RegisterMethod::AuthKey(AuthKeyId::new(id))
-        }
-        None if method == "interactive" => RegisterMethod::Interactive,
-        None if method == "oidc" => RegisterMethod::Oidc,
-        None if method == "import" => RegisterMethod::Import,
-        _ => return Err(c.invalid("register_method", format!("`{method}`"))),
+    let register_method = match c.text("register_method")?.as_str() {
+        "auth_key" => RegisterMethod::AuthKey,
+        "interactive" => RegisterMethod::Interactive,
+        "oidc" => RegisterMethod::Oidc,
+        "import" => RegisterMethod::Import,
+        other => return Err(c.invalid("register_method", format!("`{other}`"))),
     };
     let hostinfo: HostinfoJson = c.json("hostinfo")?;
     let endpoints: Vec<EndpointJson> = c.json("endpoints")?;
@@ -167,6 +180,7 @@ pub(crate) fn node_from_row(row: &SqliteRow) -> Result<Node, StoreError> {
         renamed: c.flag("renamed")?,
         addresses: Addresses { v4: c.optional_parsed("ipv4")?, v6: c.optional_parsed("ipv6")? },
         register_method,
+        auth_key: c.optional_number("auth_key_id")?.map(AuthKeyId::new),
         ephemeral: c.flag("ephemeral")?,
         expires_at: c.optional_time("expires_at")?,
         created_at: c.time("created_at")?,
@@ -211,7 +225,7 @@ pub(crate) fn auth_key_from_row(row: &SqliteRow) -> Result<AuthKey, StoreError> 
         id: AuthKeyId::new(c.number("id")?),
         user: c.optional_number("user_id")?.map(UserId::new),
         hint: c.text("hint")?,
-        hash: c.hash("hash")?,
+        hash: c.key_hash()?,
         reusable: c.flag("reusable")?,
         ephemeral: c.flag("ephemeral")?,
         tags: c.json("tags")?,
@@ -228,7 +242,8 @@ pub(crate) fn api_key_from_row(row: &SqliteRow) -> Result<ApiKey, StoreError> {
     Ok(ApiKey {
         id: ApiKeyId::new(c.number("id")?),
         name: c.text("name")?,
-        hash: c.hash("hash")?,
+        hash: c.key_hash()?,
+        user: c.optional_number("user_id")?.map(UserId::new),
         description: c.text("description")?,
         created_at: c.time("created_at")?,
         expires_at: c.optional_time("expires_at")?,

@@ -12,6 +12,7 @@ use wayleave_tailnet::{Loaded, Sequences};
 use crate::error::{OpenError, StoreError};
 use crate::rows::{self, HistoryRow};
 
+mod import;
 mod write;
 
 pub use write::Soft;
@@ -39,6 +40,7 @@ fn migrator() -> Migrator {
     let steps = [
         (1, "first", include_str!("../migrations/0001_first.sql")),
         (2, "policy", include_str!("../migrations/0002_policy.sql")),
+        (5, "import", include_str!("../migrations/0005_import.sql")),
     ];
     let step = |(version, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -90,6 +92,7 @@ impl Store {
                 .await?
                 .pop(),
             sequences: self.sequences().await?,
+            imported: self.all("SELECT * FROM imports ORDER BY id DESC LIMIT 1", rows::import_from_row).await?.pop(),
         })
     }
 

@@ -1,7 +1,6 @@
 //! Gives out addresses: the next free one, never the lowest that was just freed, because peers remember addresses.
 
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use wayleave_model::{Addresses, TAILNET_V4, TAILNET_V6};
@@ -41,6 +40,9 @@ const RESERVED: [Ipv4Net; 3] = [
     Ipv4Net::new_assert(Ipv4Addr::new(100, 100, 100, 0), 24),
 ];
 
+/// The IPv6 address at which clients answer DNS (`tsaddr.TailscaleServiceIPv6`).
+const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0x53);
+
 impl AddressPool {
     /// A pool inside the tailnet's ranges.
     ///
@@ -57,12 +59,13 @@ impl AddressPool {
         Ok(Self { v4: v4.trunc(), v6: v6.trunc() })
     }
 
-    /// The next free pair after `cursor`, an offset into the IPv4 range, and the cursor after it.
+    /// The next free pair after `cursor`, an offset into the IPv4 range, and the cursor after it. Both of a pair must be free: nodes that
+    /// were imported may have one of them only, or two that do not go together.
     ///
     /// # Errors
     ///
     /// Every address is taken.
-    pub fn allocate(&self, cursor: u32, taken: &BTreeSet<Ipv4Addr>) -> Result<(Addresses, u32), AddressError> {
+    pub fn allocate(&self, cursor: u32, taken: &dyn Fn(IpAddr) -> bool) -> Result<(Addresses, u32), AddressError> {
         let base = u32::from(self.v4.network());
         let size = 1_u64 << (32 - self.v4.prefix_len());
         let size = u32::try_from(size).unwrap_or(u32::MAX);
@@ -70,17 +73,18 @@ impl AddressPool {
             let offset = cursor.wrapping_add(step) % size;
             let address = Ipv4Addr::from(base + offset);
             let edge = size > 2 && (offset == 0 || offset == size - 1);
-            if edge || taken.contains(&address) || RESERVED.iter().any(|net| net.contains(&address)) {
+            let v6 = self.v6_for(offset);
+            let reserved = v6 == SERVICE_V6 || RESERVED.iter().any(|net| net.contains(&address));
+            if edge || reserved || taken(address.into()) || taken(v6.into()) {
                 continue;
             }
-            let pair = Addresses { v4: Some(address), v6: Some(self.v6_for(offset)) };
+            let pair = Addresses { v4: Some(address), v6: Some(v6) };
             return Ok((pair, (offset + 1) % size));
         }
         Err(AddressError::Exhausted(self.v4))
     }
 
-    /// The IPv6 address that goes with an IPv4 one: the same offset into its range, so one being free means both are. Offsets stay
-    /// below 2^22, far from the 4via6 range.
+    /// The IPv6 address that goes with an IPv4 one: the same offset into its range. Offsets stay below 2^22, far from the 4via6 range.
     fn v6_for(&self, offset: u32) -> Ipv6Addr {
         Ipv6Addr::from(u128::from(self.v6.network()) + u128::from(offset))
     }
@@ -88,15 +92,19 @@ impl AddressPool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    const NONE: &dyn Fn(IpAddr) -> bool = &|_| false;
 
     #[test]
     fn addresses_are_given_in_order_and_a_freed_one_is_not_given_at_once() {
         let pool = AddressPool::default();
-        let (first, cursor) = pool.allocate(0, &BTreeSet::new()).unwrap();
+        let (first, cursor) = pool.allocate(0, NONE).unwrap();
         assert_eq!(first.v4, Some(Ipv4Addr::new(100, 64, 0, 1)));
         assert_eq!(first.v6, Some("fd7a:115c:a1e0::1".parse().unwrap()));
-        let (second, _) = pool.allocate(cursor, &BTreeSet::new()).unwrap();
+        let (second, _) = pool.allocate(cursor, NONE).unwrap();
         assert_eq!(second.v4, Some(Ipv4Addr::new(100, 64, 0, 2)));
     }
 
@@ -109,7 +117,7 @@ mod tests {
             ([100, 100, 99, 255], [100, 100, 101, 0]),
         ] {
             let offset = u32::from(Ipv4Addr::from(before)) - u32::from(TAILNET_V4.network());
-            let (given, _) = pool.allocate(offset + 1, &BTreeSet::new()).unwrap();
+            let (given, _) = pool.allocate(offset + 1, NONE).unwrap();
             assert_eq!(given.v4, Some(Ipv4Addr::from(after)));
         }
     }
@@ -117,10 +125,20 @@ mod tests {
     #[test]
     fn a_full_pool_is_an_error_and_a_hole_is_found() {
         let pool = AddressPool::new("100.64.0.0/30".parse().unwrap(), TAILNET_V6).unwrap();
-        let mut taken = BTreeSet::from([Ipv4Addr::new(100, 64, 0, 1), Ipv4Addr::new(100, 64, 0, 2)]);
-        assert!(matches!(pool.allocate(3, &taken), Err(AddressError::Exhausted(_))));
-        taken.remove(&Ipv4Addr::new(100, 64, 0, 1));
-        assert_eq!(pool.allocate(3, &taken).unwrap().0.v4, Some(Ipv4Addr::new(100, 64, 0, 1)));
+        let mut taken = BTreeSet::from([Ipv4Addr::new(100, 64, 0, 1), Ipv4Addr::new(100, 64, 0, 2)].map(IpAddr::V4));
+        assert!(matches!(pool.allocate(3, &|a| taken.contains(&a)), Err(AddressError::Exhausted(_))));
+        taken.remove(&IpAddr::V4(Ipv4Addr::new(100, 64, 0, 1)));
+        assert_eq!(pool.allocate(3, &|a| taken.contains(&a)).unwrap().0.v4, Some(Ipv4Addr::new(100, 64, 0, 1)));
+    }
+
+    #[test]
+    fn a_pair_is_given_only_where_both_are_free_and_neither_is_a_service_of_clients() {
+        let pool = AddressPool::default();
+        let alone: Ipv6Addr = "fd7a:115c:a1e0::1".parse().unwrap();
+        let (given, _) = pool.allocate(1, &|address| address == alone).unwrap();
+        assert_eq!(given.v4, Some(Ipv4Addr::new(100, 64, 0, 2)), "a node has only the IPv6 half of the first");
+        let (given, _) = pool.allocate(0x53, NONE).unwrap();
+        assert_eq!(given.v6, Some("fd7a:115c:a1e0::54".parse().unwrap()));
     }
 
     #[test]

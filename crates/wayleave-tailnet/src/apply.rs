@@ -59,7 +59,7 @@ impl Tailnet {
     }
 
     pub(crate) fn load(&mut self, loaded: Loaded, now: Timestamp) {
-        let Loaded { users, nodes, routes, auth_keys, api_keys, policy: _, sequences: _ } = loaded;
+        let Loaded { users, nodes, routes, auth_keys, api_keys, policy: _, sequences: _, imported: _ } = loaded;
         users.into_iter().for_each(|user| self.registry.put_user(user));
         auth_keys.into_iter().for_each(|key| self.registry.put_auth_key(key));
         api_keys.into_iter().for_each(|key| self.registry.put_api_key(key));

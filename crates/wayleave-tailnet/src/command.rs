@@ -71,6 +71,15 @@ pub enum ApproveMode {
     Replace,
 }
 
+/// A key that may be known by a slow hash, because it came with an import.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImportedKey {
+    /// A pre-auth key.
+    Auth(AuthKeyId),
+    /// An API key.
+    Api(ApiKeyId),
+}
+
 /// Something that is asked for. It may be refused, and changes nothing until it was committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -127,8 +136,22 @@ pub enum Command {
         /// Which.
         key: ApiKeyId,
     },
+    /// Knows an imported key by its SHA-256 from here on: whoever showed it was held against the slow hash that it came with.
+    LearnKey {
+        /// Which.
+        key: ImportedKey,
+        /// SHA-256 of the whole key.
+        hash: [u8; 32],
+    },
     /// A client asks to be let in, let in again, or let go.
     Register(Box<Registration>),
+    /// A machine asks for the map of a node that came with an import and without a machine key: it is the node's from here on.
+    BindMachine {
+        /// The node's key.
+        node_key: NodeKey,
+        /// The machine that has it.
+        machine_key: MachineKey,
+    },
     /// A person lets the client of a login in, for this user.
     ApproveLogin {
         /// Which login.
@@ -316,6 +339,11 @@ pub enum Refusal {
         "this node key belongs to another machine: log out on one of the two (`tailscale logout`) and log in again"
     )]
     OtherMachine,
+    /// The node came without a machine key, and is bound to none any more.
+    #[error(
+        "this node came with an import that had no machine key for it, and the time to bind it to its machine is over: log in again on the client (`tailscale up --force-reauth`), or raise `nodes.bind_imported`"
+    )]
+    NotBound,
     /// The client asks for tags that nobody gave it.
     #[error(
         "requested tags are not permitted: {0}; make an auth key with `--tags`, or name their owners in the policy"

@@ -5,7 +5,8 @@
 //! 1. An expiry in the past is a log-out, whatever else the request holds: the node's key expires; an ephemeral node is deleted.
 //! 2. A node key that is known belongs to one machine; another one is refused. If its node's key has not expired the client is in,
 //!    also with a pre-auth key that was used or has expired: clients send theirs again at every start. If it has, the client has to
-//!    make itself a new key.
+//!    make itself a new key. A node that came with an import and without a machine key is bound to the first machine that brings its
+//!    node key, for a while after the import; after that its client has to make itself a new key too.
 //! 3. A pre-auth key lets it in. If the machine has a node of the same user, or of the same tags, it is that node under a new
 //!    key, with its name, addresses and approvals; else it is a new node.
 //! 4. Otherwise a person has to approve. The request is remembered under a token; the client asks again with it and is held
@@ -14,7 +15,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use wayleave_model::{AuthKey, GivenName, Node, NodeId, Owner, RegisterMethod, Tag, Timestamp, UserId, sanitize_label};
+use wayleave_model::{
+    AuthKey, AuthKeyId, GivenName, MachineKey, Node, NodeId, NodeKey, Owner, RegisterMethod, Tag, Timestamp, UserId,
+    sanitize_label,
+};
 
 use crate::command::{LoginToken, Outcome, Refusal, Registration};
 use crate::plan::{Draft, LoginChange, Plan, Write};
@@ -44,11 +48,14 @@ impl Tailnet {
         if known.is_some_and(|node| node.machine_key.is_some_and(|machine| machine != ask.machine_key)) {
             return Err(Refusal::OtherMachine);
         }
+        // One that is bound to no machine, and may not be any more, is nobody's to use or to log out.
+        let bindable = |node: &Node| node.machine_key.is_some() || self.may_bind(draft.now);
         if ask.expiry.is_some_and(|expiry| expiry <= draft.now) {
+            let known = known.filter(|node| bindable(node));
             return Ok(self.plan_logout(draft, known));
         }
         if let Some(node) = known {
-            if node.expires_at.is_some_and(|at| at <= draft.now) {
+            if !bindable(node) || node.expires_at.is_some_and(|at| at <= draft.now) {
                 return Ok(draft.done(Outcome::KeyExpired));
             }
             if node.machine_key.is_none() {
@@ -72,6 +79,32 @@ impl Tailnet {
         Ok(draft.done(Outcome::LoginNeeded(token)))
     }
 
+    /// Whether nodes that came with an import and without a machine key are still bound to the machine that brings their node key.
+    /// Node keys are no secret among peers, so this must have an end.
+    fn may_bind(&self, now: Timestamp) -> bool {
+        self.imported.as_ref().is_some_and(|imported| now.since(imported.at) < self.settings.bind_imported)
+    }
+
+    pub(crate) fn plan_bind_machine(
+        &self,
+        mut draft: Draft,
+        node_key: &NodeKey,
+        machine_key: MachineKey,
+    ) -> Result<Plan, Refusal> {
+        let node = self.registry.node_by_key(node_key).ok_or(Refusal::OtherMachine)?;
+        match node.machine_key {
+            Some(bound) if bound == machine_key => Ok(draft.done(Outcome::Registered(node.id))),
+            Some(_) => Err(Refusal::OtherMachine),
+            None if node.expires_at.is_some_and(|at| at <= draft.now) || !self.may_bind(draft.now) => {
+                Err(Refusal::NotBound)
+            }
+            None => {
+                draft.node(Node { machine_key: Some(machine_key), ..node.clone() });
+                Ok(draft.done(Outcome::Registered(node.id)))
+            }
+        }
+    }
+
     fn plan_logout(&self, mut draft: Draft, known: Option<&Node>) -> Plan {
         if let Some(node) = known {
             if node.ephemeral {
@@ -85,7 +118,8 @@ impl Tailnet {
     }
 
     fn plan_register_with_key(&self, mut draft: Draft, ask: &Registration, hash: &[u8; 32]) -> Result<Plan, Refusal> {
-        let key = self.registry.auth_keys().find(|key| key.hash == *hash).ok_or(Refusal::AuthKeyUnknown)?;
+        let key =
+            self.registry.auth_keys().find(|key| key.hash.sha256() == Some(hash)).ok_or(Refusal::AuthKeyUnknown)?;
         check_key(key, draft.now).or_else(|refused| self.repeats(key, ask, draft.now).then_some(()).ok_or(refused))?;
         let requested = &ask.hostinfo.request_tags;
         if !requested.is_subset(&key.tags) && !requested.is_empty() {
@@ -97,7 +131,7 @@ impl Tailnet {
             Some(user) => Owner::User(user),
             None => return Err(Refusal::KeyWithoutOwner),
         };
-        let id = self.draft_admission(&mut draft, ask, owner, RegisterMethod::AuthKey(key.id), key.ephemeral)?;
+        let id = self.draft_admission(&mut draft, ask, owner, Some(key.id), key.ephemeral)?;
         draft.write(Write::AuthKey(AuthKey { used_at: Some(draft.now), ..key.clone() }));
         Ok(draft.done(Outcome::Registered(id)))
     }
@@ -109,9 +143,10 @@ impl Tailnet {
     fn repeats(&self, key: &AuthKey, ask: &Registration, now: Timestamp) -> bool {
         key.revoked_at.is_none()
             && key.used_at.is_some_and(|at| now.since(at) < REPEATED_WITHIN)
-            && self.registry.nodes_of_machine(&ask.machine_key).any(|node| {
-                node.register_method == RegisterMethod::AuthKey(key.id) && node.expires_at.is_none_or(|at| at > now)
-            })
+            && self
+                .registry
+                .nodes_of_machine(&ask.machine_key)
+                .any(|node| node.auth_key == Some(key.id) && node.expires_at.is_none_or(|at| at > now))
     }
 
     pub(crate) fn plan_approve_login(
@@ -130,7 +165,7 @@ impl Tailnet {
             self.check_requested_tags(&requested, Some(user))?;
             Owner::Tags { tags: requested, created_by: Some(user) }
         };
-        let id = self.draft_admission(&mut draft, ask, owner, RegisterMethod::Interactive, false)?;
+        let id = self.draft_admission(&mut draft, ask, owner, None, false)?;
         draft.login(LoginChange::Forget(token.clone()));
         Ok(draft.done(Outcome::Registered(id)))
     }
@@ -141,23 +176,32 @@ impl Tailnet {
         draft: &mut Draft,
         ask: &Registration,
         owner: Owner,
-        method: RegisterMethod,
+        auth_key: Option<AuthKeyId>,
         ephemeral: bool,
     ) -> Result<NodeId, Refusal> {
         let ephemeral = ephemeral || ask.ephemeral;
+        let register_method = if auth_key.is_some() { RegisterMethod::AuthKey } else { RegisterMethod::Interactive };
         let expires_at = match owner {
             Owner::User(_) => self.settings.key_expiry.map(|life| draft.now + life),
             Owner::Tags { .. } | Owner::Nobody => None,
         };
+        let unbound = || {
+            let old = self.registry.node_by_key(ask.old_node_key.as_ref()?)?;
+            old.machine_key.is_none().then_some(old)
+        };
         let same = self.registry.nodes_of_machine(&ask.machine_key).find(|node| same_owner(&node.owner, &owner));
+        // One that came without a machine key is known by the key before its rotation, now that its owner speaks for it.
+        let same = same.or_else(|| unbound().filter(|node| same_owner(&node.owner, &owner)));
         let id = match same {
             Some(node) => {
                 draft.node(Node {
+                    machine_key: Some(ask.machine_key),
                     node_key: ask.node_key,
                     owner,
                     ephemeral,
                     expires_at,
-                    register_method: method,
+                    register_method,
+                    auth_key,
                     capability: ask.capability,
                     ..node.clone()
                 });
@@ -165,8 +209,8 @@ impl Tailnet {
             }
             None => {
                 let id = draft.next_node();
-                let taken = self.registry.taken_addresses();
-                let (addresses, cursor) = self.settings.addresses.allocate(*draft.address_cursor(), taken)?;
+                let taken = |address| self.registry.is_taken(address);
+                let (addresses, cursor) = self.settings.addresses.allocate(*draft.address_cursor(), &taken)?;
                 *draft.address_cursor() = cursor;
                 draft.node(Node {
                     id,
@@ -177,7 +221,8 @@ impl Tailnet {
                     given_name: self.registry.free_name(wanted_name(&ask.hostinfo.hostname), None),
                     renamed: false,
                     addresses,
-                    register_method: method,
+                    register_method,
+                    auth_key,
                     ephemeral,
                     expires_at,
                     created_at: draft.now,

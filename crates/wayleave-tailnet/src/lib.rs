@@ -28,7 +28,7 @@ mod ssh_checks;
 mod tailnet;
 
 pub use addresses::{AddressError, AddressPool};
-pub use command::{ApproveMode, Command, LoginToken, NewAuthKey, Outcome, Refusal, Registration};
+pub use command::{ApproveMode, Command, ImportedKey, LoginToken, NewAuthKey, Outcome, Refusal, Registration};
 pub use history::{HistoryEntry, HistoryEvent};
 pub use liveness::Ending;
 pub use plan::{Committed, Plan, Write};
@@ -37,4 +37,4 @@ pub use registry::{Registry, Sequences};
 pub use settings::Settings;
 pub use snapshot::{NodeView, Snapshot};
 pub use ssh_checks::{Shell, SshCheck, SshCheckKey, SshVerdict};
-pub use tailnet::{Effect, Event, Loaded, Report, Tailnet};
+pub use tailnet::{Effect, Event, Imported, Loaded, Report, Tailnet};

@@ -200,6 +200,8 @@ impl Tailnet {
                 Ok(Self::plan_create_api_key(draft, name, hash, description, lifetime))
             }
             Command::DeleteApiKey { key } => self.plan_delete_api_key(draft, key),
+            Command::LearnKey { key, hash } => self.plan_learn_key(draft, key, hash),
+            Command::BindMachine { node_key, machine_key } => self.plan_bind_machine(draft, &node_key, machine_key),
             Command::Register(registration) => self.plan_register(draft, *registration),
             Command::ApproveLogin { token, user } => self.plan_approve_login(draft, &token, user),
             Command::RenameNode { node, name } => self.plan_rename_node(draft, node, name),

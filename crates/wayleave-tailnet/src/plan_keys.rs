@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use wayleave_model::{ApiKey, ApiKeyId, AuthKey, AuthKeyId, User, UserId, UserRole};
+use wayleave_model::{ApiKey, ApiKeyId, AuthKey, AuthKeyId, KeyHash, User, UserId, UserRole};
 
-use crate::command::{NewAuthKey, Outcome, Refusal};
+use crate::command::{ImportedKey, NewAuthKey, Outcome, Refusal};
 use crate::plan::{Draft, Plan, Write};
 use crate::tailnet::Tailnet;
 
@@ -34,7 +34,16 @@ impl Tailnet {
         // Somebody has to own the tailnet: whoever is first.
         let first = self.registry.users().next().is_none();
         let role = role.unwrap_or(if first { UserRole::Owner } else { UserRole::Member });
-        draft.write(Write::User(User { id, name, display_name, email, role, created_at: draft.now }));
+        draft.write(Write::User(User {
+            id,
+            name,
+            display_name,
+            email,
+            identity: None,
+            picture: String::new(),
+            role,
+            created_at: draft.now,
+        }));
         Ok(draft.done(Outcome::User(id)))
     }
 
@@ -79,7 +88,7 @@ impl Tailnet {
             id,
             user,
             hint,
-            hash,
+            hash: KeyHash::Sha256(hash),
             reusable,
             ephemeral,
             tags,
@@ -109,8 +118,33 @@ impl Tailnet {
         let id = draft.next_api_key();
         let created_at = draft.now;
         let expires_at = lifetime.map(|lifetime| created_at + lifetime);
-        draft.write(Write::ApiKey(ApiKey { id, name, hash, description, created_at, expires_at, last_used_at: None }));
+        draft.write(Write::ApiKey(ApiKey {
+            id,
+            name,
+            hash: KeyHash::Sha256(hash),
+            user: None,
+            description,
+            created_at,
+            expires_at,
+            last_used_at: None,
+        }));
         draft.done(Outcome::ApiKey(id))
+    }
+
+    /// A key was shown that was known by a slow hash only: from here on it is known by a fast one.
+    pub(crate) fn plan_learn_key(&self, mut draft: Draft, key: ImportedKey, hash: [u8; 32]) -> Result<Plan, Refusal> {
+        let hash = KeyHash::Sha256(hash);
+        match key {
+            ImportedKey::Auth(id) => {
+                let key = self.registry.auth_key(id).ok_or(Refusal::NoKey(id.get()))?;
+                draft.write(Write::AuthKey(AuthKey { hash, ..key.clone() }));
+            }
+            ImportedKey::Api(id) => {
+                let key = self.registry.api_key(id).ok_or(Refusal::NoKey(id.get()))?;
+                draft.write(Write::ApiKey(ApiKey { hash, ..key.clone() }));
+            }
+        }
+        Ok(draft.done(Outcome::Done))
     }
 
     pub(crate) fn plan_delete_api_key(&self, mut draft: Draft, id: ApiKeyId) -> Result<Plan, Refusal> {

@@ -1,7 +1,7 @@
 //! Who is there: users, nodes and keys, with the look-ups that requests need.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use wayleave_model::{
     ApiKey, ApiKeyId, AuthKey, AuthKeyId, GivenName, MachineKey, Node, NodeId, NodeKey, Owner, RouteId, User, UserId,
@@ -47,7 +47,7 @@ pub struct Registry {
     by_node_key: BTreeMap<NodeKey, NodeId>,
     by_machine: BTreeMap<MachineKey, BTreeSet<NodeId>>,
     by_name: BTreeMap<GivenName, NodeId>,
-    v4: BTreeSet<Ipv4Addr>,
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Registry {
@@ -134,9 +134,9 @@ impl Registry {
         self.nodes.values().any(|node| node.owner == Owner::User(id))
     }
 
-    /// The IPv4 addresses in use.
-    pub(crate) const fn taken_addresses(&self) -> &BTreeSet<Ipv4Addr> {
-        &self.v4
+    /// Whether a node has this address.
+    pub(crate) fn is_taken(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
     }
 
     /// The nearest free name, or `wanted` itself if it is free or `own`'s already.
@@ -163,7 +163,7 @@ impl Registry {
             self.by_machine.entry(machine).or_default().insert(node.id);
         }
         self.by_name.insert(node.given_name.clone(), node.id);
-        self.v4.extend(node.addresses.v4);
+        self.addresses.extend(node.addresses.iter());
         self.nodes.insert(node.id, node);
     }
 
@@ -183,8 +183,8 @@ impl Registry {
             }
         }
         self.by_name.remove(&node.given_name);
-        if let Some(v4) = node.addresses.v4 {
-            self.v4.remove(&v4);
+        for address in node.addresses.iter() {
+            self.addresses.remove(&address);
         }
         Some(node)
     }

@@ -17,6 +17,9 @@ pub struct Settings {
     pub offline_after: Duration,
     /// How long a user's node may use its key. `None`: for ever, which is the default; tagged nodes always may.
     pub key_expiry: Option<Duration>,
+    /// How long after an import a node that came without a machine key is let in by its node key alone, and bound to the machine that
+    /// brings it. 14 days; zero: not at all.
+    pub bind_imported: Duration,
     /// How long a login that nobody has answered is remembered. 1 h.
     pub login_timeout: Duration,
     /// That many lost sessions within `common_loss_window`, if they are more than half of all, are the server's own side. 8.
@@ -39,6 +42,7 @@ impl Default for Settings {
             ephemeral_timeout: Duration::from_secs(30 * 60),
             offline_after: Duration::from_secs(10),
             key_expiry: None,
+            bind_imported: Duration::from_secs(14 * 86_400),
             login_timeout: Duration::from_secs(3600),
             common_loss_sessions: 8,
             common_loss_window: Duration::from_secs(1),

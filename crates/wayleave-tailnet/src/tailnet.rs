@@ -38,6 +38,17 @@ pub struct Loaded {
     pub policy: Option<PolicyRow>,
     /// The numbers that come next.
     pub sequences: Sequences,
+    /// The import that it came from, if it came from one.
+    pub imported: Option<Imported>,
+}
+
+/// That a tailnet came from another installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// When.
+    pub at: Timestamp,
+    /// From what, in a few words: `headscale 0.28`.
+    pub source: String,
 }
 
 /// What a client reports of itself while it is in.
@@ -125,6 +136,7 @@ pub struct Tailnet {
     pub(crate) ssh_checks: SshChecks,
     pub(crate) sequences: Sequences,
     pub(crate) policy_row: Option<PolicyRow>,
+    pub(crate) imported: Option<Imported>,
     pub(crate) rules: Arc<Rules>,
     /// The rules changed since the last picture: all answers are to be worked out anew.
     pub(crate) rules_stale: bool,
@@ -160,6 +172,7 @@ impl Tailnet {
             sequences: loaded.sequences,
             snapshot: Snapshot::empty(Arc::new(CompiledPolicy::new(Arc::clone(&rules)))),
             policy_row: loaded.policy.clone(),
+            imported: loaded.imported.clone(),
             rules,
             rules_stale: false,
             electorates: BTreeMap::new(),

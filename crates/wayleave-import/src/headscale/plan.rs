@@ -18,6 +18,8 @@ pub(super) fn user(user: &installation::User, now: Timestamp) -> User {
         name: name.unwrap_or_else(|| user.id.to_string()),
         display_name: user.display_name.clone(),
         email: filled(&user.email),
+        identity: user.provider_identifier.clone(),
+        picture: user.profile_pic_url.clone(),
         // Roles are a matter of policies, and those of the source know none.
         role: UserRole::Member,
         created_at: user.created_at.map_or(now, time),

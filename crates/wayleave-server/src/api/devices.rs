@@ -69,7 +69,7 @@ fn device(node: &Node, tailnet: &Tailnet, base_domain: &str) -> Device {
     let online = tailnet.is_online(node.id);
     Device {
         id: node.id.to_string(),
-        node_id: format!("n{}", node.id),
+        node_id: node.id.to_string(),
         name: format!("{}.{base_domain}", node.given_name),
         hostname: node.hostinfo.hostname.clone(),
         user: node

@@ -11,6 +11,7 @@ use wayleave_store::StoreError;
 use wayleave_tailnet::Refusal;
 
 use crate::control_loop::CommandError;
+use crate::imported_keys::LearnError;
 
 /// An error: what is wrong, and what to do.
 #[derive(Debug, Serialize, ToSchema)]
@@ -79,6 +80,7 @@ impl From<CommandError> for ApiError {
                     | Refusal::AuthKeyRevoked(_)
                     | Refusal::AuthKeyUsed
                     | Refusal::OtherMachine
+                    | Refusal::NotBound
                     | Refusal::TagsNotPermitted(_)
                     | Refusal::NoTags
                     | Refusal::InvalidPrefix { .. } => StatusCode::UNPROCESSABLE_ENTITY,
@@ -91,6 +93,15 @@ impl From<CommandError> for ApiError {
                 "the database refused, and nothing was changed; the server's log says why",
             ),
             CommandError::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        }
+    }
+}
+
+impl From<LearnError> for ApiError {
+    fn from(error: LearnError) -> Self {
+        match error {
+            LearnError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            LearnError::Command(error) => error.into(),
         }
     }
 }

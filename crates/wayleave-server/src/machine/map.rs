@@ -7,13 +7,14 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Response, StatusCode};
 use wayleave_model::{MachineKey, NodeKey};
-use wayleave_tailnet::{Event, Report};
+use wayleave_tailnet::{Command, Event, Report, Snapshot};
 use wayleave_wire::CapabilityVersion;
 use wayleave_wire::control::{MapRequest, MapResponse, Node};
 
 use super::Connection;
 use super::requests::{Reply, reply};
 use super::session;
+use crate::control_loop::CommandError;
 use crate::encoding;
 
 pub(super) async fn map(connection: Arc<Connection>, body: &[u8], authority: String, mut respond: SendResponse<Bytes>) {
@@ -29,7 +30,27 @@ pub(super) async fn map(connection: Arc<Connection>, body: &[u8], authority: Str
         return reply(&mut respond, Reply::refuse(StatusCode::BAD_REQUEST, text));
     }
     let app = &connection.app;
-    let snapshot = app.control.snapshot();
+    let mut snapshot = app.control.snapshot();
+    let unbound = |snapshot: &Snapshot| {
+        let view = snapshot.by_node_key.get(&node_key).and_then(|id| snapshot.node(*id));
+        view.is_some_and(|view| view.node.machine_key.is_none())
+    };
+    if unbound(&snapshot) {
+        let machine_key = connection.machine;
+        match app.control.command(Command::BindMachine { node_key, machine_key }).await {
+            Ok(_) => {
+                connection.joined();
+                snapshot = app.control.snapshot();
+            }
+            Err(CommandError::Refused(refusal)) => {
+                tracing::info!(%refusal, "a machine asked for the map of a node that came without a machine key");
+                return deleted(&connection, node_key, request.zstd, respond);
+            }
+            Err(error @ (CommandError::Store(_) | CommandError::Stopping)) => {
+                return reply(&mut respond, Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()));
+            }
+        }
+    }
     if let Some(id) = snapshot.by_node_key.get(&node_key)
         && snapshot.node_of(&node_key, &connection.machine).is_none()
     {
@@ -67,7 +88,7 @@ fn deleted(connection: &Connection, key: NodeKey, zstd: bool, respond: SendRespo
     let now = connection.app.control.clock().now();
     let node = Node {
         id: 1,
-        stable_id: "n0".to_owned(),
+        stable_id: "0".to_owned(),
         name: format!("deleted.{}.", connection.app.options.dns.base_domain),
         user: wayleave_netmap::TAGGED_DEVICES,
         key,

@@ -9,6 +9,7 @@ use wayleave_wire::control::{Login, RegisterRequest, RegisterResponse, User};
 use super::Connection;
 use super::requests::Reply;
 use crate::control_loop::CommandError;
+use crate::imported_keys::{self, Imported};
 use crate::secrets;
 
 pub(super) async fn register(connection: &Connection, body: &[u8]) -> Reply {
@@ -23,6 +24,12 @@ pub(super) async fn register(connection: &Connection, body: &[u8]) -> Reply {
         return failed("this client is too old for this server: update it to 1.80 or newer");
     }
     let app = &connection.app;
+    if let Some(text) = &request.auth_key
+        && app.control.snapshot().node_of(&node_key, &connection.machine).is_none()
+        && let Err(error) = imported_keys::learn(app, Imported::AuthKey, text).await
+    {
+        return Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+    }
     let mut registration = Registration {
         machine_key: connection.machine,
         node_key,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sqlx::{Sqlite, SqliteConnection, Transaction};
-use wayleave_model::{ApiKey, Approval, AuthKey, Node, Owner, RegisterMethod, Route, Timestamp, User};
+use wayleave_model::{ApiKey, Approval, AuthKey, KeyHash, Node, Owner, RegisterMethod, Route, Timestamp, User};
 use wayleave_tailnet::{Committed, HistoryEntry, HistoryEvent, Plan, PolicyRow, Sequences, Write};
 
 use super::Store;
@@ -87,7 +87,7 @@ impl Store {
         Ok(done.rows_affected())
     }
 
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
         self.write.begin_with("BEGIN IMMEDIATE").await
     }
 }
@@ -113,15 +113,16 @@ async fn delete(db: &mut SqliteConnection, sql: &'static str, id: u64) -> Result
     sqlx::query(sql).bind(signed(id)).execute(db).await.map(drop)
 }
 
-async fn put_user(db: &mut SqliteConnection, user: &User) -> Result<(), sqlx::Error> {
-    let User { id, name, display_name, email, role, created_at } = user;
+pub(super) async fn put_user(db: &mut SqliteConnection, user: &User) -> Result<(), sqlx::Error> {
+    let User { id, name, display_name, email, identity, picture, role, created_at } = user;
     sqlx::query(
         "INSERT INTO users (
-             id, name, display_name, email, role, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6)
+             id, name, display_name, email, role, created_at, identity, picture)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
          ON CONFLICT (id) DO UPDATE SET
              name = excluded.name, display_name = excluded.display_name, email = excluded.email,
-             role = excluded.role, created_at = excluded.created_at",
+             role = excluded.role, created_at = excluded.created_at, identity = excluded.identity,
+             picture = excluded.picture",
     )
     .bind(signed(id.get()))
     .bind(name)
@@ -129,12 +130,14 @@ async fn put_user(db: &mut SqliteConnection, user: &User) -> Result<(), sqlx::Er
     .bind(email)
     .bind(role.to_string())
     .bind(created_at.as_millis())
+    .bind(identity)
+    .bind(picture)
     .execute(db)
     .await
     .map(drop)
 }
 
-async fn put_policy(db: &mut SqliteConnection, row: &PolicyRow) -> Result<(), sqlx::Error> {
+pub(super) async fn put_policy(db: &mut SqliteConnection, row: &PolicyRow) -> Result<(), sqlx::Error> {
     let PolicyRow { revision, text, set_at, set_by } = row;
     sqlx::query("INSERT INTO policies (revision, text, set_at, set_by) VALUES ($1, $2, $3, $4)")
         .bind(signed(*revision))
@@ -146,7 +149,7 @@ async fn put_policy(db: &mut SqliteConnection, row: &PolicyRow) -> Result<(), sq
         .map(drop)
 }
 
-async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(), sqlx::Error> {
+pub(super) async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(), sqlx::Error> {
     let Node {
         id,
         machine_key,
@@ -157,6 +160,7 @@ async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(), sqlx::Er
         renamed,
         addresses,
         register_method,
+        auth_key,
         ephemeral,
         expires_at,
         created_at,
@@ -174,18 +178,18 @@ async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(), sqlx::Er
         Owner::Nobody => ("nobody", None, &none),
     };
     let method = match register_method {
-        RegisterMethod::AuthKey(id) => format!("auth_key:{id}"),
-        RegisterMethod::Interactive => "interactive".to_owned(),
-        RegisterMethod::Oidc => "oidc".to_owned(),
-        RegisterMethod::Import => "import".to_owned(),
+        RegisterMethod::AuthKey => "auth_key",
+        RegisterMethod::Interactive => "interactive",
+        RegisterMethod::Oidc => "oidc",
+        RegisterMethod::Import => "import",
     };
     let endpoints: Vec<EndpointJson> = endpoints.iter().copied().map(EndpointJson::from_model).collect();
     sqlx::query(
         "INSERT INTO nodes (
              id, machine_key, node_key, disco_key, owner, user_id, tags, given_name, renamed, ipv4,
              ipv6, register_method, ephemeral, expires_at, created_at, last_seen, drained,
-             capability, hostinfo, endpoints, home_derp)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+             capability, hostinfo, endpoints, home_derp, auth_key_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
          ON CONFLICT (id) DO UPDATE SET
              machine_key = excluded.machine_key, node_key = excluded.node_key, disco_key =
              excluded.disco_key, owner = excluded.owner, user_id = excluded.user_id, tags =
@@ -194,7 +198,7 @@ async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(), sqlx::Er
              ephemeral = excluded.ephemeral, expires_at = excluded.expires_at, created_at =
              excluded.created_at, last_seen = excluded.last_seen, drained = excluded.drained,
              capability = excluded.capability, hostinfo = excluded.hostinfo, endpoints =
-             excluded.endpoints, home_derp = excluded.home_derp",
+             excluded.endpoints, home_derp = excluded.home_derp, auth_key_id = excluded.auth_key_id",
     )
     .bind(signed(id.get()))
     .bind(machine_key.map(|key| key.to_string()))
@@ -217,12 +221,13 @@ async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(), sqlx::Er
     .bind(json(&HostinfoJson::from_model(hostinfo)))
     .bind(json(&endpoints))
     .bind(i64::from(*home_derp))
+    .bind(auth_key.map(|key| signed(key.get())))
     .execute(db)
     .await
     .map(drop)
 }
 
-async fn put_route(db: &mut SqliteConnection, route: &Route) -> Result<(), sqlx::Error> {
+pub(super) async fn put_route(db: &mut SqliteConnection, route: &Route) -> Result<(), sqlx::Error> {
     let Route {
         id,
         node,
@@ -280,7 +285,17 @@ async fn put_route(db: &mut SqliteConnection, route: &Route) -> Result<(), sqlx:
     .map(drop)
 }
 
-async fn put_auth_key(db: &mut SqliteConnection, key: &AuthKey) -> Result<(), sqlx::Error> {
+/// How a key is known again, as the columns `hash_kind`, `hash` and `prefix` have it. A hash that is not known needs a filler of
+/// its own, because `hash` is unique.
+fn hash_columns(hash: &KeyHash, id: u64) -> (&'static str, Vec<u8>, Option<&str>) {
+    match hash {
+        KeyHash::Sha256(hash) => ("sha256", hash.to_vec(), None),
+        KeyHash::Bcrypt { prefix, hash } => ("bcrypt", hash.as_bytes().to_vec(), Some(prefix)),
+        KeyHash::Unknown => ("unknown", format!("unknown:{id}").into_bytes(), None),
+    }
+}
+
+pub(super) async fn put_auth_key(db: &mut SqliteConnection, key: &AuthKey) -> Result<(), sqlx::Error> {
     let AuthKey {
         id,
         user,
@@ -295,21 +310,23 @@ async fn put_auth_key(db: &mut SqliteConnection, key: &AuthKey) -> Result<(), sq
         used_at,
         revoked_at,
     } = key;
+    let (kind, bytes, prefix) = hash_columns(hash, id.get());
     sqlx::query(
         "INSERT INTO auth_keys (
              id, user_id, hint, hash, reusable, ephemeral, tags, description, created_at,
-             expires_at, used_at, revoked_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             expires_at, used_at, revoked_at, hash_kind, prefix)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          ON CONFLICT (id) DO UPDATE SET
              user_id = excluded.user_id, hint = excluded.hint, hash = excluded.hash, reusable =
              excluded.reusable, ephemeral = excluded.ephemeral, tags = excluded.tags, description =
              excluded.description, created_at = excluded.created_at, expires_at =
-             excluded.expires_at, used_at = excluded.used_at, revoked_at = excluded.revoked_at",
+             excluded.expires_at, used_at = excluded.used_at, revoked_at = excluded.revoked_at,
+             hash_kind = excluded.hash_kind, prefix = excluded.prefix",
     )
     .bind(signed(id.get()))
     .bind(user.map(|user| signed(user.get())))
     .bind(hint)
-    .bind(hash.as_slice())
+    .bind(bytes)
     .bind(*reusable)
     .bind(*ephemeral)
     .bind(json(tags))
@@ -318,35 +335,43 @@ async fn put_auth_key(db: &mut SqliteConnection, key: &AuthKey) -> Result<(), sq
     .bind(time(*expires_at))
     .bind(time(*used_at))
     .bind(time(*revoked_at))
+    .bind(kind)
+    .bind(prefix)
     .execute(db)
     .await
     .map(drop)
 }
 
-async fn put_api_key(db: &mut SqliteConnection, key: &ApiKey) -> Result<(), sqlx::Error> {
-    let ApiKey { id, name, hash, description, created_at, expires_at, last_used_at } = key;
+pub(super) async fn put_api_key(db: &mut SqliteConnection, key: &ApiKey) -> Result<(), sqlx::Error> {
+    let ApiKey { id, name, hash, user, description, created_at, expires_at, last_used_at } = key;
+    let (kind, bytes, prefix) = hash_columns(hash, id.get());
     sqlx::query(
         "INSERT INTO api_keys (
-             id, name, hash, description, created_at, expires_at, last_used_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
+             id, name, hash, description, created_at, expires_at, last_used_at, hash_kind, prefix,
+             user_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (id) DO UPDATE SET
              name = excluded.name, hash = excluded.hash, description = excluded.description,
              created_at = excluded.created_at, expires_at = excluded.expires_at, last_used_at =
-             excluded.last_used_at",
+             excluded.last_used_at, hash_kind = excluded.hash_kind, prefix = excluded.prefix,
+             user_id = excluded.user_id",
     )
     .bind(signed(id.get()))
     .bind(name)
-    .bind(hash.as_slice())
+    .bind(bytes)
     .bind(description)
     .bind(created_at.as_millis())
     .bind(time(*expires_at))
     .bind(time(*last_used_at))
+    .bind(kind)
+    .bind(prefix)
+    .bind(user.map(|user| signed(user.get())))
     .execute(db)
     .await
     .map(drop)
 }
 
-async fn put_sequences(db: &mut SqliteConnection, sequences: Sequences) -> Result<(), sqlx::Error> {
+pub(super) async fn put_sequences(db: &mut SqliteConnection, sequences: Sequences) -> Result<(), sqlx::Error> {
     let Sequences { node, user, route, auth_key, api_key, address } = sequences;
     let all = [
         ("node", node.get()),

@@ -148,6 +148,9 @@ pub struct UserProfile {
     pub login_name: String,
     /// What clients show.
     pub display_name: String,
+    /// The address of a picture; empty: none.
+    #[serde(rename = "ProfilePicURL", skip_serializing_if = "String::is_empty")]
+    pub profile_pic_url: String,
 }
 
 /// Something that the client is to do (protocol.md 6.3). Two fields are always sent: the Rust client needs them.

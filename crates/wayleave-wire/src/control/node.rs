@@ -18,7 +18,7 @@ pub struct Node {
     /// Stable for the node's life, never reused.
     #[serde(rename = "ID")]
     pub id: u64,
-    /// Opaque, stable, unique.
+    /// Opaque, stable, unique: the id as a decimal number, as Headscale has it, since clients keep their own and their exit node's.
     #[serde(rename = "StableID")]
     pub stable_id: String,
     /// The whole name, with a dot behind it. All after the first label is the suffix of `MagicDNS`.

@@ -146,6 +146,12 @@ pub const KEYS: &[Key] = &[
         "never",
         "How long a user's node may use its key. `never`: for ever; tagged nodes always may.",
     ),
+    key(
+        "nodes.bind_imported",
+        Kind::Duration,
+        "14d",
+        "How long after an import a node for which the source had no machine key is let in by its node key alone, and bound to the machine that brings it. `0s`: not at all; such nodes log in again.",
+    ),
     key("nodes.login_timeout", Kind::Duration, "1h", "How long a login that nobody has answered is remembered."),
     key(
         "nodes.prefix_v4",

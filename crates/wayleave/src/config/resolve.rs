@@ -320,6 +320,7 @@ fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError>
         ephemeral_timeout: read.duration("nodes.ephemeral_timeout")?,
         offline_after: read.duration("nodes.offline_after")?,
         key_expiry: read.duration_or_never("nodes.key_expiry")?,
+        bind_imported: read.duration("nodes.bind_imported")?,
         login_timeout: read.period("nodes.login_timeout")?,
         common_loss_sessions: read.number("routes.common_loss_sessions")?,
         max_routes_per_node: read.number("nodes.max_routes")?,

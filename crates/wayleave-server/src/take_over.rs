@@ -1,0 +1,85 @@
+//! Takes a whole installation into a data folder in which no server runs: its keys as files, all else as one transaction.
+//!
+//! Key files come first: a folder with the keys and without the data can be filled again, while a server that finds the data and no keys
+//! would make keys of its own, and no client would know it.
+
+use std::path::Path;
+
+use wayleave_store::{ImportError, OpenError, Store};
+use wayleave_tailnet::{Loaded, PolicyRow};
+use wayleave_wire::PrivateKey;
+
+use crate::data_dir::{DataDir, DataDirError};
+use crate::keys::{self, Installed, KeyFileError};
+
+/// The private keys of the installation that comes, as far as it has any.
+#[derive(Clone, Debug, Default)]
+pub struct ServerKeys {
+    /// By which clients know the server.
+    pub noise: Option<PrivateKey>,
+    /// By which clients know the relay.
+    pub derp: Option<PrivateKey>,
+}
+
+/// An installation can't be taken in. The folder is as it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeOverError {
+    /// One key has two roles.
+    #[error("the Noise key and the relay's key are the same: each needs one of its own; leave out the relay's")]
+    SameKey,
+    /// The data folder can't be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A key file can't be written.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// The database can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database does not take it.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+}
+
+/// Takes an installation in. `older` are the policies before the one in force; `progress` is told how many rows were written.
+///
+/// # Errors
+///
+/// A server runs on the folder, the folder has an installation already, or something can't be written. Nothing was changed then.
+pub async fn take_over(
+    data_dir: &Path,
+    server_keys: ServerKeys,
+    loaded: &Loaded,
+    older: &[PolicyRow],
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), TakeOverError> {
+    let ServerKeys { noise, derp } = server_keys;
+    if let (Some(noise), Some(derp)) = (&noise, &derp)
+        && noise.expose() == derp.expose()
+    {
+        return Err(TakeOverError::SameKey);
+    }
+    let folder = DataDir::take(data_dir)?;
+    let store = Store::open(&folder.file("wayleave.db")).await?;
+    let done = async {
+        store.check_empty().await?;
+        let mut installed = Vec::new();
+        let done = async {
+            for (name, key) in [("noise.key", noise), ("derp.key", derp)] {
+                if let Some(key) = key {
+                    installed.push(keys::install(&folder.file(name), &key)?);
+                }
+            }
+            store.import(loaded, older, progress).await?;
+            Ok(())
+        };
+        let done: Result<(), TakeOverError> = done.await;
+        if done.is_err() {
+            installed.into_iter().try_for_each(Installed::undo)?;
+        }
+        done
+    };
+    let done = done.await;
+    store.close().await;
+    done
+}

@@ -145,22 +145,18 @@ fn places(to: To, class: &Class, packets: bool) -> Vec<Place> {
     }
 }
 
-/// What an exit leads to: all addresses but those that are private, reserved, or the tailnet's own. No default route is ever listed:
-/// it would open the exit's own network too.
+/// What an exit leads to: all addresses but those of private and local networks, which are what a client that is an exit keeps from others
+/// too (`removeFromDefaultRoute` in `ipn/ipnlocal/local.go` of 1.102.5). No default route is ever listed: it would open the exit's own
+/// network too.
 pub(crate) fn internet() -> impl Iterator<Item = Prefix> {
-    let kept_out: [([u8; 4], u8); 13] = [
+    let kept_out: [([u8; 4], u8); 8] = [
         ([0, 0, 0, 0], 8),
         ([10, 0, 0, 0], 8),
         ([100, 64, 0, 0], 10),
         ([127, 0, 0, 0], 8),
         ([169, 254, 0, 0], 16),
         ([172, 16, 0, 0], 12),
-        ([192, 0, 0, 0], 24),
-        ([192, 0, 2, 0], 24),
         ([192, 168, 0, 0], 16),
-        ([198, 18, 0, 0], 15),
-        ([198, 51, 100, 0], 24),
-        ([203, 0, 113, 0], 24),
         ([224, 0, 0, 0], 3),
     ];
     let mut left = vec![Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)];

@@ -30,6 +30,7 @@ pub fn missing() -> Option<String> {
         ("iptables", "--version", "iptables"),
         ("ping", "-V", "iputils-ping"),
         ("setpriv", "--version", "util-linux"),
+        ("ssh", "-V", "openssh-client"),
     ] {
         if !has(program, argument) {
             return Some(format!("there is no `{program}` ({package})"));

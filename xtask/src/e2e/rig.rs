@@ -192,8 +192,20 @@ impl Rig {
 
     /// A pre-auth key.
     pub fn key(&self, flags: &[&str]) -> anyhow::Result<String> {
-        let key = self.json(&[&["keys", "create", "--user", "anna"], flags].concat())?;
+        self.key_of("anna", flags)
+    }
+
+    /// A pre-auth key of another user.
+    pub fn key_of(&self, user: &str, flags: &[&str]) -> anyhow::Result<String> {
+        let key = self.json(&[&["keys", "create", "--user", user], flags].concat())?;
         Ok(key["key"].as_str().context("no key")?.to_owned())
+    }
+
+    /// Sets the policy.
+    pub fn set_policy(&self, policy: &Value) -> anyhow::Result<()> {
+        let file = self.folder.join("policy.hujson");
+        std::fs::write(&file, serde_json::to_string_pretty(policy)?)?;
+        self.wayleave(&["policy", "set", &file.display().to_string(), "--yes"]).map(drop)
     }
 
     /// Lets a host answer HTTP requests at an address.

@@ -1,5 +1,7 @@
 //! What real clients live through. Each starts with a server, one user and a LAN, and nothing else.
 
+mod policy;
+
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,12 @@ pub const ALL: &[(&str, Story)] = &[
     ("s1_each_peer_has_its_own_prefix", own_prefixes),
     ("s2_the_primary_moves_only_when_it_must", only_when_it_must),
     ("a_dead_router_is_replaced_however_it_died", gaps),
+    ("s3_a_group_reaches_a_subnet_and_nobody_else_does", policy::group_reaches_subnet),
+    ("s5_a_rule_to_the_internet_offers_approved_exits", policy::only_internet),
+    ("s7_auto_approvers_approve_by_tag_user_and_group", policy::auto_approval),
+    ("s8_who_may_use_one_prefix_of_three_gets_that_one", policy::one_of_three),
+    ("s9_each_group_goes_through_its_own_routers", policy::via_two_groups),
+    ("a_shell_that_is_to_be_checked_waits_for_a_person", policy::checked_shell),
     ("s11_when_both_routers_are_down_the_first_back_serves", both_down),
     ("s14_a_killed_server_moves_nothing_and_forgets_nothing", killed_server),
     ("a_stopped_server_says_goodbye_and_clients_come_back", stopped_server),

@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 
 use crate::e2e::{self, E2eArgs, Tally};
-use crate::{say, tidy, top};
+use crate::{conformance, say, tidy, top};
 
 /// How to check.
 #[derive(Debug, Args)]
@@ -49,11 +49,14 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
         tally.skipped += 1;
     }
     tests(&mut tally, &["test", "--workspace", "--no-fail-fast"])?;
+    let cases = conformance::tests()?;
     let e2e = E2eArgs { only: None, list: false, require: args.require, keep: false, binary: None, runs: 3 };
     let real = e2e::tests(&e2e)?;
-    tally.passed += real.passed;
-    tally.failed += real.failed;
-    tally.skipped += real.skipped;
+    for part in [cases, real] {
+        tally.passed += part.passed;
+        tally.failed += part.failed;
+        tally.skipped += part.skipped;
+    }
     say(&format!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped));
     if tally.failed > 0 || (args.require && tally.skipped > 0) {
         bail!("not everything holds");

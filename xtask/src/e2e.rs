@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::Args;
 
+pub use clients::build_server;
+
 use crate::say;
 
 /// Which tests to run, and how.
@@ -80,7 +82,7 @@ pub fn tests(args: &E2eArgs) -> anyhow::Result<Tally> {
     let clients = clients::Clients::get()?;
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
-        None => clients::build_server()?,
+        None => build_server()?,
     };
     net::sweep();
     let folder = std::env::temp_dir().join(format!("wl{}", std::process::id()));

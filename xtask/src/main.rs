@@ -1,7 +1,9 @@
 //! The project's own commands: `cargo xtask check` is all of what has to hold and never writes; `cargo xtask fix` writes.
 
 mod check;
+mod conformance;
 mod e2e;
+mod fuzz;
 mod tidy;
 
 use std::io::Write;
@@ -27,6 +29,8 @@ enum Command {
     Tidy,
     /// Run real clients in network namespaces against a real server.
     E2e(e2e::E2eArgs),
+    /// Look for an input that breaks something: not part of `check`.
+    Fuzz(fuzz::FuzzArgs),
     /// Answer every HTTP request with where it came from. The tests use it as a host that runs nothing.
     #[command(hide = true)]
     HttpHost {
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         Command::Fix => check::fix(),
         Command::Tidy => tidy::run(),
         Command::E2e(args) => e2e::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::HttpHost { address } => e2e::http_host(&address),
     };
     match done {
@@ -56,6 +61,13 @@ fn main() -> ExitCode {
 fn top() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     here.parent().map_or(here.clone(), PathBuf::from)
+}
+
+/// What may be kept between runs, outside the repository.
+fn cache() -> PathBuf {
+    let named = std::env::var_os("WAYLEAVE_CACHE").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/wayleave"));
+    named.or_else(home).unwrap_or_else(|| std::env::temp_dir().join("wayleave-cache"))
 }
 
 /// Prints a line, at once. A reader that has gone wants no more of it.

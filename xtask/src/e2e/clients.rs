@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::{say, top};
+use crate::{cache, say, top};
 
 /// The clients of the pinned versions.
 pub struct Clients {
@@ -37,12 +37,6 @@ pub fn missing() -> Option<String> {
         }
     }
     (!Path::new("/dev/net/tun").exists()).then(|| "there is no /dev/net/tun".to_owned())
-}
-
-fn cache() -> PathBuf {
-    let named = std::env::var_os("WAYLEAVE_CACHE").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/wayleave"));
-    named.or_else(home).unwrap_or_else(|| std::env::temp_dir().join("wayleave-cache"))
 }
 
 impl Clients {

@@ -6,17 +6,23 @@
 //! what, and all come to one [`Installation`]. From there on ([`translation`]) there are no generations any more.
 
 pub mod approved_routes;
+pub mod config;
+mod derp_map;
 pub mod enabled_routes;
 pub mod generation;
 pub mod installation;
 pub mod machine_routes;
+pub mod new_config;
 pub mod node_routes;
+pub mod old_policy;
 mod plan;
 mod rows;
 pub mod translation;
 
+pub use config::{Config, ConfigError};
 pub use generation::{Family, Generation, GenerationError};
 pub use installation::Installation;
+pub use new_config::NewConfig;
 pub use translation::Translation;
 
 use crate::source::{Source, SourceError};

@@ -418,6 +418,9 @@ pub struct DnsConfig {
     /// Resolvers for everything.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resolvers: Vec<Resolver>,
+    /// Resolvers for clients that can't tell their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fallback_resolvers: Vec<Resolver>,
     /// Resolvers by suffix; an empty list is answered by the client itself.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub routes: BTreeMap<String, Vec<Resolver>>,

@@ -91,6 +91,12 @@ pub const KEYS: &[Key] = &[
         "",
         "Resolvers for everything: addresses, or the URL of a provider that clients know. Empty: clients keep their own.",
     ),
+    key(
+        "dns.override_local",
+        Kind::Flag,
+        "true",
+        "`dns.nameservers` replace a client's own resolvers. `false`: they are for clients that can't tell their own.",
+    ),
     key("dns.split", Kind::Toml, "{}", "Resolvers by suffix, such as { \"corp.example\" = [\"10.0.0.53\"] }."),
     key("dns.search_domains", Kind::List, "", "Search domains after the tailnet's own."),
     key(

@@ -218,7 +218,10 @@ fn dns(read: &Reader<'_>, server: &ServerUrl) -> Result<DnsOptions, ConfigError>
     }
     let resolvers: Result<Vec<_>, _> =
         read.list("dns.nameservers").iter().map(|text| resolver("dns.nameservers", text)).collect();
-    let config = DnsConfig { resolvers: resolvers?, routes, domains, proxied, extra_records: extra_records(read)? };
+    let (resolvers, fallback_resolvers) =
+        if read.flag("dns.override_local") { (resolvers?, Vec::new()) } else { (Vec::new(), resolvers?) };
+    let extra_records = extra_records(read)?;
+    let config = DnsConfig { resolvers, fallback_resolvers, routes, domains, proxied, extra_records };
     Ok(DnsOptions { base_domain, config })
 }
 

@@ -125,6 +125,18 @@ impl Net {
         Ok(())
     }
 
+    /// Takes a host's link to the core down, from its own side.
+    pub fn detach(&self, host: &str) -> anyhow::Result<()> {
+        self.inside(host, &["ip", "link", "set", "eth0", "down"]).map(drop)
+    }
+
+    /// Takes it up again; `address` is the host's own.
+    pub fn attach(&self, host: &str, address: &str) -> anyhow::Result<()> {
+        self.inside(host, &["ip", "link", "set", "eth0", "up"])?;
+        let (network, _) = address.rsplit_once('.').unwrap_or((address, ""));
+        self.inside(host, &["ip", "route", "replace", "default", "via", &format!("{network}.1")]).map(drop)
+    }
+
     /// Drops all between two addresses.
     pub fn part(&self, a: &str, b: &str) -> anyhow::Result<()> {
         for (from, to) in [(a, b), (b, a)] {

@@ -351,6 +351,16 @@ impl Rig {
         self.net.inside(name, &["timeout", "5", "bash", "-c", &script])
     }
 
+    /// A page of the server's own, as a browser in this namespace gets it.
+    pub fn page(&self, name: &str, path: &str) -> anyhow::Result<String> {
+        let (_, host) = self.server_url.split_once("//").context("an address")?;
+        let (address, port) = host.split_once(':').context("an address with a port")?;
+        let script = format!(
+            "exec 3<>/dev/tcp/{address}/{port}; printf 'GET {path} HTTP/1.0\\r\\nHost: {host}\\r\\n\\r\\n' >&3; cat <&3"
+        );
+        self.net.inside(name, &["timeout", "5", "bash", "-c", &script])
+    }
+
     /// The state of a node's route to a prefix, in one word.
     pub fn state(&self, node: &str, prefix: &str) -> anyhow::Result<String> {
         let routes = self.json(&["routes", "list", "--node", node, "--prefix", prefix])?;

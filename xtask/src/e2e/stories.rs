@@ -1,5 +1,7 @@
 //! What real clients live through. Each starts with a server, one user and a LAN, and nothing else.
 
+mod cables;
+mod lives;
 mod policy;
 
 use std::thread::sleep;
@@ -28,11 +30,16 @@ pub const ALL: &[(&str, Story)] = &[
     ("a_dead_router_is_replaced_however_it_died", gaps),
     ("s3_a_group_reaches_a_subnet_and_nobody_else_does", policy::group_reaches_subnet),
     ("s5_a_rule_to_the_internet_offers_approved_exits", policy::only_internet),
+    ("s6_an_exit_with_a_subnet_of_its_own_serves_both", lives::exit_with_a_subnet),
     ("s7_auto_approvers_approve_by_tag_user_and_group", policy::auto_approval),
     ("s8_who_may_use_one_prefix_of_three_gets_that_one", policy::one_of_three),
     ("s9_each_group_goes_through_its_own_routers", policy::via_two_groups),
     ("a_shell_that_is_to_be_checked_waits_for_a_person", policy::checked_shell),
     ("s11_when_both_routers_are_down_the_first_back_serves", both_down),
+    ("s12_cables_pulled_in_five_orders", cables::pulled_cables),
+    ("s12_interfaces_detached_in_five_orders", cables::detached_interfaces),
+    ("s13_an_ephemeral_router_goes_at_once_when_it_logs_out", lives::ephemeral_standby),
+    ("s16_a_person_whom_an_auto_approver_names_logs_in", lives::login_of_an_approved_person),
     ("s14_a_killed_server_moves_nothing_and_forgets_nothing", killed_server),
     ("a_stopped_server_says_goodbye_and_clients_come_back", stopped_server),
     ("old_and_new_clients_work_side_by_side", old_and_new),

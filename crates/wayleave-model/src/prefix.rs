@@ -104,6 +104,14 @@ impl Prefix {
         self.0.prefix_len()
     }
 
+    /// The prefix of this length that holds it; `None` where that would be a narrower one.
+    pub fn widened(&self, bits: u8) -> Option<Self> {
+        if bits > self.bits() {
+            return None;
+        }
+        IpNet::new(self.network(), bits).ok().map(Self::containing)
+    }
+
     /// Whether this is a default route.
     pub fn is_exit(&self) -> bool {
         self.0.prefix_len() == 0

@@ -8,12 +8,16 @@
 
 mod cache;
 mod delta;
+mod difference;
 mod encode;
+#[cfg(test)]
+mod rig;
 mod to_wire;
 mod view;
 
 pub use cache::PeerCache;
 pub use delta::{SSH_CHECK, Shared, delta, full, full_again};
+pub use difference::{Change, Difference, Gain, Move, Names, What, difference};
 pub use encode::{Encoder, frame};
 pub use to_wire::{TAGGED_DEVICES, filter_to_wire, profile_of as owner_profile, ssh_to_wire};
 pub use view::{Told, peers, told};

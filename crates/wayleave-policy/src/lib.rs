@@ -11,6 +11,7 @@
 //!
 //! What the hosted control plane answers is the measure, hundreds of captured cases of it; where the text names a case, that case decided.
 
+pub mod access;
 pub mod attributes;
 pub mod auto_approval;
 pub mod class;
@@ -30,6 +31,7 @@ pub mod ssh;
 pub mod steering;
 pub mod tests;
 
+pub use access::{Access, Places, PortSet};
 pub use compiled::{CompiledPolicy, Subject};
 pub use file::{CheckPeriod, PolicyError, PolicyFile};
 pub use filter::{Capabilities, FilterRule, Sources};

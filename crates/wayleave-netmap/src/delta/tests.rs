@@ -1,133 +1,13 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wayleave_model::{Approver, Hostinfo, MachineKey, NodeKey, Prefix, SessionId, UserId};
+use wayleave_model::{Prefix, SessionId};
 use wayleave_routes::Cause;
-use wayleave_tailnet::{
-    ApproveMode, Command, Ending, Event, Loaded, LoginToken, NewAuthKey, Outcome, Registration, Report, Settings,
-    Tailnet,
-};
+use wayleave_tailnet::{Command, Ending, Event};
+
+use crate::rig::Rig;
 
 use super::*;
-
-/// A tailnet to which things happen, and a viewer's session on it.
-struct Rig {
-    tailnet: Tailnet,
-    now: Timestamp,
-    shared: Shared,
-    cache: PeerCache,
-}
-
-const KEY: [u8; 32] = [9; 32];
-
-impl Rig {
-    fn new() -> Self {
-        let now = Timestamp::from_millis(1_000_000);
-        let mut rig = Self {
-            tailnet: Tailnet::new(Settings::default(), Loaded::default(), now).unwrap(),
-            now,
-            shared: Shared { base_domain: "example.net".into(), dns: Arc::default(), derp_map: Arc::default() },
-            cache: PeerCache::default(),
-        };
-        rig.ask(Command::CreateUser { name: "anna".into(), display_name: String::new(), email: None, role: None });
-        rig.ask(Command::CreateAuthKey(NewAuthKey {
-            user: Some(UserId::new(1)),
-            hint: String::new(),
-            hash: KEY,
-            reusable: true,
-            ephemeral: false,
-            tags: BTreeSet::new(),
-            description: String::new(),
-            lifetime: None,
-        }));
-        rig
-    }
-
-    fn ask(&mut self, command: Command) -> Outcome {
-        let plan = self.tailnet.plan(command, self.now).unwrap();
-        let outcome = plan.outcome().clone();
-        self.tell(Event::Committed(Box::new(plan.into_committed())));
-        outcome
-    }
-
-    fn tell(&mut self, event: Event) {
-        for effect in self.tailnet.apply(event, self.now) {
-            if let wayleave_tailnet::Effect::Propose(command) = effect {
-                self.ask(command);
-            }
-        }
-    }
-
-    fn wait(&mut self, time: Duration) {
-        self.now = self.now + time;
-        for effect in self.tailnet.handle_deadline(self.now) {
-            if let wayleave_tailnet::Effect::Propose(command) = effect {
-                self.ask(command);
-            }
-        }
-    }
-
-    fn hostinfo(n: u8, routes: &[&str]) -> Hostinfo {
-        let routable_ips = routes.iter().map(|text| text.parse().unwrap()).collect();
-        Hostinfo { hostname: format!("n{n}"), routable_ips, ..Hostinfo::default() }
-    }
-
-    fn joins(&mut self, n: u8, routes: &[&str]) -> NodeId {
-        let outcome = self.ask(Command::Register(Box::new(Registration {
-            machine_key: MachineKey::from_bytes([n; 32]),
-            node_key: NodeKey::from_bytes([n; 32]),
-            old_node_key: None,
-            auth_key: Some(KEY),
-            expiry: None,
-            followup: None,
-            ephemeral: false,
-            capability: 142,
-            hostinfo: Self::hostinfo(n, routes),
-            fresh_token: LoginToken(String::new()),
-        })));
-        let Outcome::Registered(node) = outcome else { panic!("{outcome:?}") };
-        self.tell(Event::SessionOpened(node, SessionId::new(n.into())));
-        self.reports(n, node, routes, 41641);
-        node
-    }
-
-    fn reports(&mut self, n: u8, node: NodeId, routes: &[&str], port: u16) {
-        self.tell(Event::Reported(
-            node,
-            Box::new(Report {
-                capability: 142,
-                disco_key: Some(wayleave_model::DiscoKey::from_bytes([n; 32])),
-                endpoints: vec![wayleave_model::Endpoint {
-                    address: format!("10.0.0.{n}:{port}").parse().unwrap(),
-                    kind: wayleave_model::EndpointKind::Local,
-                }],
-                hostinfo: Some(Self::hostinfo(n, routes)),
-            }),
-        ));
-    }
-
-    fn approve(&mut self, node: NodeId, prefix: &str) {
-        let prefixes = BTreeSet::from([prefix.parse().unwrap()]);
-        self.ask(Command::ApproveRoutes { node, prefixes, mode: ApproveMode::Add, by: Approver::Cli });
-    }
-
-    fn full(&mut self, viewer: NodeId) -> Value {
-        let now = self.now;
-        let snapshot = self.tailnet.snapshot().clone();
-        serde_json::to_value(full(&snapshot, &self.shared, &self.cache, viewer, now).unwrap()).unwrap()
-    }
-
-    fn base(&mut self) -> Snapshot {
-        self.tailnet.snapshot().clone()
-    }
-
-    fn delta(&mut self, base: &Snapshot, viewer: NodeId) -> Option<Value> {
-        let next = self.tailnet.snapshot().clone();
-        let changed = next.changed_since(base.version).unwrap();
-        let delta = delta((base, &self.shared), (&next, &self.shared), &changed, &self.cache, viewer, self.now)?;
-        Some(serde_json::to_value(delta).unwrap())
-    }
-}
 
 const P: &str = "10.1.0.0/16";
 

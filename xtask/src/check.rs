@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 
 use crate::e2e::{self, E2eArgs, Tally};
-use crate::{conformance, say, tidy, top};
+use crate::{bench, conformance, say, tidy, top};
 
 /// How to check.
 #[derive(Debug, Args)]
@@ -50,6 +50,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     }
     tests(&mut tally, &["test", "--workspace", "--no-fail-fast"])?;
     let cases = conformance::tests()?;
+    step(&mut tally, "a hundred simulated clients", bench::hundred);
     let e2e = E2eArgs { only: None, list: false, require: args.require, keep: false, binary: None, runs: 3 };
     let real = e2e::tests(&e2e)?;
     for part in [cases, real] {

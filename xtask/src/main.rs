@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask check` is all of what has to hold and never writes; `cargo xtask fix` writes.
 
+mod bench;
 mod check;
 mod conformance;
 mod e2e;
@@ -31,6 +32,9 @@ enum Command {
     E2e(e2e::E2eArgs),
     /// Look for an input that breaks something: not part of `check`.
     Fuzz(fuzz::FuzzArgs),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Answer every HTTP request with where it came from. The tests use it as a host that runs nothing.
     #[command(hide = true)]
     HttpHost {
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::E2e(args) => e2e::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Bench(what) => bench::run(&what),
         Command::HttpHost { address } => e2e::http_host(&address),
     };
     match done {

@@ -1,6 +1,6 @@
 //! A client: Noise, HTTP/2, registration and maps, over one connection.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
 use bytes::{Buf, Bytes, BytesMut};
@@ -9,7 +9,8 @@ use h2::client::SendRequest;
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::AbortHandle;
 use wayleave_model::MachineKey;
 use wayleave_server::noise_stream::NoiseStream;
 use wayleave_wire::noise::{initiate, read_response};
@@ -24,6 +25,7 @@ pub struct Client {
     server: MachineKey,
     address: SocketAddr,
     requests: SendRequest<Bytes>,
+    driver: AbortHandle,
 }
 
 /// A map stream, frame by frame.
@@ -32,6 +34,9 @@ pub struct MapStream {
     buffer: BytesMut,
 }
 
+/// What Go's HTTP/2 client lets a server send before it has read (`transportDefaultStreamFlow`, `transportDefaultConnFlow`).
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 1 << 30;
 /// A version that today's clients have.
 const VERSION: u16 = 142;
 
@@ -71,8 +76,35 @@ impl Client {
         machine: PrivateKey,
         node: PrivateKey,
     ) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        Self::begin(stream, address, server, machine, node).await
+    }
+
+    /// Connects with these keys from this address of the machine.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer as it should.
+    pub async fn connect_from(
+        from: IpAddr,
+        address: SocketAddr,
+        server: MachineKey,
+        machine: PrivateKey,
+        node: PrivateKey,
+    ) -> anyhow::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(from, 0))?;
+        Self::begin(socket.connect(address).await?, address, server, machine, node).await
+    }
+
+    async fn begin(
+        mut stream: TcpStream,
+        address: SocketAddr,
+        server: MachineKey,
+        machine: PrivateKey,
+        node: PrivateKey,
+    ) -> anyhow::Result<Self> {
         let (initiation, initiator) = initiate(&machine, &server, CapabilityVersion(VERSION), rand::random())?;
-        let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let head = format!(
             "POST /ts2021 HTTP/1.1\r\nHost: {address}\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\
@@ -100,9 +132,12 @@ impl Client {
         let session = read_response(initiator, &answer[end..end + 51])?;
         let mut noise = NoiseStream::new(stream, session, Vec::new(), None);
         noise.feed(&answer[end + 51..]);
-        let (requests, connection) = h2::client::handshake(noise).await?;
-        tokio::spawn(async move { connection.await.ok() });
-        Ok(Self { machine, node, disco: PrivateKey::from_bytes(rand::random()), server, address, requests })
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        let (requests, connection) = builder.handshake(noise).await?;
+        let driver = tokio::spawn(async move { connection.await.ok() }).abort_handle();
+        let disco = PrivateKey::from_bytes(rand::random());
+        Ok(Self { machine, node, disco, server, address, requests, driver })
     }
 
     /// Connects again with the same keys.
@@ -112,6 +147,11 @@ impl Client {
     /// The server does not answer as it should.
     pub async fn again(&self) -> anyhow::Result<Self> {
         Self::connect_as(self.address, self.server, self.machine.clone(), self.node.clone()).await
+    }
+
+    /// Closes the connection without a word, as a machine does that loses its power.
+    pub fn cut(&self) {
+        self.driver.abort();
     }
 
     /// The same machine with a new node key, on the same connection.
@@ -239,13 +279,28 @@ impl MapStream {
     ///
     /// The connection is gone, or what came is no frame.
     pub async fn next(&mut self) -> anyhow::Result<Option<Value>> {
+        let Some(frame) = self.next_compressed().await? else { return Ok(None) };
+        let json = zstd::stream::decode_all(&frame[..])?;
+        Ok(Some(serde_json::from_slice(&json)?))
+    }
+
+    /// The body of the next frame as it came; `None` once the stream has ended.
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone.
+    pub async fn next_compressed(&mut self) -> anyhow::Result<Option<Bytes>> {
         loop {
             if let Some(length) = self.buffer.first_chunk::<4>().map(|head| u32::from_le_bytes(*head)) {
                 let length = usize::try_from(length)?;
                 if self.buffer.len() >= 4 + length {
                     self.buffer.advance(4);
-                    let json = zstd::stream::decode_all(&self.buffer.split_to(length)[..])?;
-                    return Ok(Some(serde_json::from_slice(&json)?));
+                    let frame = self.buffer.split_to(length).freeze();
+                    if self.buffer.is_empty() {
+                        // A client that is idle keeps no buffer.
+                        self.buffer = BytesMut::new();
+                    }
+                    return Ok(Some(frame));
                 }
             }
             let Some(chunk) = self.body.data().await else { return Ok(None) };

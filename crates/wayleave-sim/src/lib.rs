@@ -2,6 +2,7 @@
 
 mod client;
 mod server;
+pub mod swarm;
 
 pub use client::{Client, MapStream};
 pub use server::TestServer;

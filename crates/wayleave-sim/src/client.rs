@@ -246,6 +246,19 @@ impl Client {
         self.disco.node_key().to_string().replace("nodekey:", "discokey:")
     }
 
+    /// A whole map, once, without a stream (protocol.md 2.2: `Stream` false with `ReadOnly`).
+    ///
+    /// # Errors
+    ///
+    /// The server refuses.
+    pub async fn map_once(&self) -> anyhow::Result<Value> {
+        let request = json!({ "Version": VERSION, "Compress": "zstd", "Stream": false, "ReadOnly": true, "NodeKey": self.node_key() });
+        let (status, body) = self.ask(Method::POST, "/machine/map", request.to_string().into_bytes()).await?;
+        let frame = body.get(4..).filter(|_| status == StatusCode::OK);
+        let frame = frame.with_context(|| format!("{status}: {}", String::from_utf8_lossy(&body)))?;
+        Ok(serde_json::from_slice(&zstd::stream::decode_all(frame)?)?)
+    }
+
     /// Opens a map stream.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! Tests only: clients that speak the real protocol over loopback, and servers as shipped to play them against.
 
 mod client;
+mod mirror;
 mod server;
 pub mod swarm;
 
 pub use client::{Client, MapStream};
+pub use mirror::Mirror;
 pub use server::TestServer;

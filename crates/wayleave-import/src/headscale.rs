@@ -11,11 +11,14 @@ mod derp_map;
 pub mod enabled_routes;
 pub mod generation;
 pub mod installation;
+pub mod key_file;
 pub mod machine_routes;
 pub mod new_config;
 pub mod node_routes;
 pub mod old_policy;
 mod plan;
+pub mod policy;
+pub mod prepare;
 mod rows;
 pub mod translation;
 
@@ -23,6 +26,8 @@ pub use config::{Config, ConfigError};
 pub use generation::{Family, Generation, GenerationError};
 pub use installation::Installation;
 pub use new_config::NewConfig;
+pub use policy::PolicyAt;
+pub use prepare::{PrepareError, Prepared, Progress, Setup, location, prepare};
 pub use translation::Translation;
 
 use crate::source::{Source, SourceError};

@@ -40,6 +40,24 @@ impl Location {
         }
     }
 
+    /// A database of PostgreSQL, from its parts. `ssl` is a word of libpq's.
+    ///
+    /// # Errors
+    ///
+    /// `ssl` is none of these words.
+    pub fn postgres(
+        (host, port): (&str, u16),
+        database: &str,
+        (user, password): (&str, &str),
+        ssl: &str,
+    ) -> Result<Self, SourceError> {
+        let mode = ssl.parse().map_err(|_| SourceError::Url)?;
+        let options = PgConnectOptions::new().port(port).database(database).username(user).ssl_mode(mode);
+        let options = if host.starts_with('/') { options.socket(host) } else { options.host(host) };
+        let options = if password.is_empty() { options } else { options.password(password) };
+        Ok(Self::Postgres(Box::new(options)))
+    }
+
     /// What a person wrote: a URL of PostgreSQL, or a path.
     ///
     /// # Errors

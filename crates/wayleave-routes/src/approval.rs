@@ -73,9 +73,22 @@ pub fn refused_by_person(row: &Route) -> bool {
     row.approval.as_ref().is_some_and(|a| a.refused && a.by.is_person())
 }
 
+/// Whether an import brought it without an approval. It waits for a person, and auto-approvers are asked about it only once another
+/// policy is set: a move from another system approves nothing that was not approved there.
+pub fn left_by_import(row: &Route) -> bool {
+    row.approval.as_ref().is_some_and(|a| a.refused && a.by == Approver::Import)
+}
+
+/// The row as if its import had said nothing.
+pub fn without_import(row: &Route) -> Route {
+    let approval = row.approval.clone().filter(|_| !left_by_import(row));
+    Route { approval, ..row.clone() }
+}
+
 /// Whether auto-approvers are to be asked about it.
 pub fn wants_auto_approval(row: &Route) -> bool {
-    row.advertised && !row.enabled && !refused_by_person(row) && row.prefix.invalid().is_none()
+    let answered = refused_by_person(row) || left_by_import(row);
+    row.advertised && !row.enabled && !answered && row.prefix.invalid().is_none()
 }
 
 /// The row once its node was deleted: kept, and out of every election.
@@ -117,6 +130,17 @@ mod tests {
         for row in [early, imported] {
             assert_eq!(disable_withdrawn(&Route { advertised: false, ..row }, NOW), None);
         }
+    }
+
+    #[test]
+    fn what_an_import_left_unapproved_waits_and_is_asked_about_once_its_word_is_passed_over() {
+        let left = refuse(&row(), Approver::Import, NOW);
+        assert!(left_by_import(&left) && !refused_by_person(&left) && !wants_auto_approval(&left));
+        assert!(wants_auto_approval(&without_import(&left)));
+        let refused = refuse(&row(), Approver::Cli, NOW);
+        assert_eq!(without_import(&refused), refused, "a person's word is not passed over");
+        let approved = approve(&left, Approver::Cli, NOW).unwrap();
+        assert!(approved.enabled && !left_by_import(&approved));
     }
 
     #[test]

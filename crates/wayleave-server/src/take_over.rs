@@ -1,9 +1,13 @@
-//! Takes a whole installation into a data folder in which no server runs: its keys as files, all else as one transaction.
+//! Takes a whole installation into a data folder in which no server runs: its keys and its configuration as files, all else as one
+//! transaction.
 //!
-//! Key files come first: a folder with the keys and without the data can be filled again, while a server that finds the data and no keys
+//! Files come first: a folder with the keys and without the data can be filled again, while a server that finds the data and no keys
 //! would make keys of its own, and no client would know it.
 
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use wayleave_store::{ImportError, OpenError, Store};
 use wayleave_tailnet::{Loaded, PolicyRow};
@@ -27,6 +31,17 @@ pub enum TakeOverError {
     /// One key has two roles.
     #[error("the Noise key and the relay's key are the same: each needs one of its own; leave out the relay's")]
     SameKey,
+    /// A file that is to be written is there already.
+    #[error("there is a file {} already, and the import writes one: move it away first; nothing was changed", .0.display())]
+    FileThere(PathBuf),
+    /// A file can't be written.
+    #[error("cannot write {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The data folder can't be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -41,7 +56,7 @@ pub enum TakeOverError {
     Import(#[from] ImportError),
 }
 
-/// Takes an installation in. `older` are the policies before the one in force; `progress` is told how many rows were written.
+/// Takes an installation in. `files` are texts by the names that they get in the folder: `wayleave.toml`, and what it names. `older` are the policies before the one in force; `progress` is told how many rows were written.
 ///
 /// # Errors
 ///
@@ -49,6 +64,7 @@ pub enum TakeOverError {
 pub async fn take_over(
     data_dir: &Path,
     server_keys: ServerKeys,
+    files: &[(String, String)],
     loaded: &Loaded,
     older: &[PolicyRow],
     progress: &mut (dyn FnMut(u64) + Send),
@@ -64,17 +80,27 @@ pub async fn take_over(
     let done = async {
         store.check_empty().await?;
         let mut installed = Vec::new();
+        let mut written = Vec::new();
         let done = async {
             for (name, key) in [("noise.key", noise), ("derp.key", derp)] {
                 if let Some(key) = key {
                     installed.push(keys::install(&folder.file(name), &key)?);
                 }
             }
+            for (name, text) in files {
+                let path = folder.file(name);
+                put_file(&path, text)?;
+                written.push(path);
+            }
             store.import(loaded, older, progress).await?;
             Ok(())
         };
         let done: Result<(), TakeOverError> = done.await;
         if done.is_err() {
+            for path in written {
+                // It was made a moment ago; that it can't be deleted would hide why nothing was imported.
+                std::fs::remove_file(path).ok();
+            }
             installed.into_iter().try_for_each(Installed::undo)?;
         }
         done
@@ -82,4 +108,17 @@ pub async fn take_over(
     let done = done.await;
     store.close().await;
     done
+}
+
+/// Writes a file that is not there yet, for its owner only: a configuration may hold a password.
+fn put_file(path: &Path, text: &str) -> Result<(), TakeOverError> {
+    let failed = |source: std::io::Error| {
+        if source.kind() == ErrorKind::AlreadyExists {
+            TakeOverError::FileThere(path.to_owned())
+        } else {
+            TakeOverError::File { path: path.to_owned(), source }
+        }
+    };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
 }

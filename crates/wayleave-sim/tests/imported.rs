@@ -133,7 +133,7 @@ async fn world(bind: Duration) -> World {
     server.stop().await;
     let keys = ServerKeys { noise: Some(noise.clone()), derp: Some(key()) };
     let mut rows = 0;
-    take_over(&server.data_dir(), keys, &loaded(&nodes), &[], &mut |n| rows = n).await.unwrap();
+    take_over(&server.data_dir(), keys, &[], &loaded(&nodes), &[], &mut |n| rows = n).await.unwrap();
     assert_eq!(rows, 2 + 2 + 3 + 3);
     server.restart().await.unwrap();
     World { server, noise, machines, nodes }
@@ -256,7 +256,7 @@ async fn an_installation_goes_into_an_empty_folder_only_and_a_refusal_leaves_all
     let (nodes, noise) = ([key(), key()], key());
     let take = async |folder, noise: &PrivateKey, derp: &PrivateKey| {
         let keys = ServerKeys { noise: Some(noise.clone()), derp: Some(derp.clone()) };
-        take_over(folder, keys, &loaded(&nodes), &[], &mut |_| {}).await
+        take_over(folder, keys, &[], &loaded(&nodes), &[], &mut |_| {}).await
     };
     let folder = server.data_dir();
     let error = take(&folder, &noise, &key()).await.unwrap_err();
@@ -281,11 +281,11 @@ async fn a_fault_in_the_middle_of_an_import_leaves_neither_rows_nor_keys() {
     broken.nodes[1].node_key = broken.nodes[0].node_key;
     let keys = || ServerKeys { noise: Some(key()), derp: None };
     let path = folder.path().join("data");
-    let error = take_over(&path, keys(), &broken, &[], &mut |_| {}).await.unwrap_err();
+    let error = take_over(&path, keys(), &[], &broken, &[], &mut |_| {}).await.unwrap_err();
     assert!(error.to_string().contains("the database refused to import"), "{error}");
     assert!(!path.join("noise.key").exists());
-    take_over(&path, keys(), &loaded(&nodes), &[], &mut |_| {}).await.unwrap();
-    let error = take_over(&path, keys(), &loaded(&nodes), &[], &mut |_| {}).await.unwrap_err();
+    take_over(&path, keys(), &[], &loaded(&nodes), &[], &mut |_| {}).await.unwrap();
+    let error = take_over(&path, keys(), &[], &loaded(&nodes), &[], &mut |_| {}).await.unwrap_err();
     assert!(error.to_string().contains("already (2 nodes, 2 users, 3 pre-auth keys, 3 API keys)"), "{error}");
 }
 
@@ -321,7 +321,7 @@ async fn ten_thousand_nodes_with_thirty_thousand_routes_are_written_in_seconds()
     }
     let mut told = Vec::new();
     let started = Instant::now();
-    take_over(folder.path(), ServerKeys::default(), &big, &[], &mut |rows| told.push(rows)).await.unwrap();
+    take_over(folder.path(), ServerKeys::default(), &[], &big, &[], &mut |rows| told.push(rows)).await.unwrap();
     // An unoptimised program on a busy machine; the shipped one takes a tenth of it.
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     assert_eq!((told.len(), told.last()), (41, Some(&40_000)));

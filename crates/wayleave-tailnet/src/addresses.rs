@@ -59,6 +59,11 @@ impl AddressPool {
         Ok(Self { v4: v4.trunc(), v6: v6.trunc() })
     }
 
+    /// The range of IPv4 addresses.
+    pub const fn v4(&self) -> Ipv4Net {
+        self.v4
+    }
+
     /// The next free pair after `cursor`, an offset into the IPv4 range, and the cursor after it. Both of a pair must be free: nodes that
     /// were imported may have one of them only, or two that do not go together.
     ///

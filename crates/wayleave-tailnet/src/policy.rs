@@ -108,8 +108,9 @@ impl Tailnet {
         let rules = Arc::clone(compiled.rules());
         let row = PolicyRow { revision: current + 1, text: Arc::from(text), set_at: draft.now, set_by: by.to_owned() };
         draft.write(Write::Policy(Box::new(NewPolicy { row, file: Arc::clone(rules.file()) })));
-        // Every route that is advertised, not enabled and not refused is asked again (design.md 2).
-        let waiting: Vec<_> = self.routes.rows().filter(|row| approval::wants_auto_approval(row)).cloned().collect();
+        // Every route that is advertised, not enabled and not refused is asked again (design.md 2), what an import left waiting too.
+        let waiting: Vec<_> =
+            self.routes.rows().map(approval::without_import).filter(approval::wants_auto_approval).collect();
         for row in waiting {
             let Some(owner) = self.registry.node(row.node).map(|node| &node.owner) else { continue };
             if let Some(next) = Self::auto_approved(&mut draft, &rules, owner, &row) {

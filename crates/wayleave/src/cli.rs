@@ -1,6 +1,7 @@
 //! The command line: what there is to type, and who does it.
 
 mod apikeys;
+mod import;
 mod keys;
 mod nodes;
 mod policy;
@@ -84,6 +85,9 @@ enum Command {
     /// Keys for the admin API.
     #[command(subcommand)]
     Apikeys(apikeys::Command),
+    /// Move another installation over, into an empty data folder.
+    #[command(subcommand)]
+    Import(import::Command),
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -192,6 +196,7 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Serve(args) => serve::run(global, args).await,
         Command::Config(command) => config_cmd::run(global, command),
+        Command::Import(command) => import::run(global, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "wayleave", &mut std::io::stdout());
             Ok(())
@@ -251,6 +256,8 @@ mod tests {
             "routes history --prefix 10.0.0.0/8",
             "apikeys create --expires 90d",
             "config show",
+            "import headscale /var/lib/headscale/db.sqlite --check --noise-key K --policy database --output json",
+            "import headscale postgres://headscale@db/headscale --deny-all --data-dir D",
             "completions bash",
         ] {
             let words = std::iter::once("wayleave").chain(line.split(' '));

@@ -48,6 +48,8 @@ pub struct Generation {
     pub speaks_noise: bool,
     /// Tags that clients ask for are in force if the policy allows them; later releases wrote them into the node once.
     pub requested_tags_count: bool,
+    /// It ran a release that did not write it down when a node's last approval was taken back.
+    pub may_hold_removed_approvals: bool,
     /// What was found and not looked at.
     pub warnings: Vec<Warning>,
     /// Tables that are nobody's that is known.
@@ -108,6 +110,8 @@ const NEWEST_RELEASE: (u32, u32) = (0, 30);
 const ROUTES_MOVED: &str = "202502131714";
 /// What a database that was made by 0.28 or later has recorded; it never had a table of routes.
 const MADE_NEW: &str = "SCHEMA_INIT";
+/// The last migration of 0.27.1, which with 0.28.0 lost it when the last approval of a node was taken back.
+const LOSES_REMOVALS: &str = "202511101554-drop-old-idx";
 
 /// Tables that Headscale made in some release, and those of SQLite and of a program that many copy it with.
 const KNOWN_TABLES: [&str; 18] = [
@@ -198,6 +202,8 @@ impl Generation {
             version,
             speaks_noise: family != Family::EnabledRoutes || source.has_table("pre_auth_key_acl_tags"),
             requested_tags_count: !source.has_column(node_table, "tags"),
+            may_hold_removed_approvals: family == Family::ApprovedRoutes
+                && migrations.iter().any(|id| id == LOSES_REMOVALS),
             warnings,
             unknown_tables: source.tables().filter(known).map(str::to_owned).collect(),
         })

@@ -53,8 +53,9 @@ impl Moment {
         let kinds = self.kinds.get(table).cloned().unwrap_or_default();
         let kind = |column: &String| kinds.get(column).map_or("text", String::as_str);
         let list: Vec<String> = columns.iter().map(|column| expression(column, kind(column))).collect();
-        let order = if columns.iter().any(|column| column == "id") { " ORDER BY id" } else { "" };
-        let sql = format!("SELECT {} FROM {}{order}", list.join(", "), quoted(table));
+        let order = if columns.iter().any(|column| column == "id") { " ORDER BY t.id" } else { "" };
+        // The table's own column is named: a bare `id` would be the text that it is asked for as.
+        let sql = format!("SELECT {} FROM {} t{order}", list.join(", "), quoted(table));
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.connection).await;
         let rows = rows.map_err(read_error(&self.shown, table))?;
         let cell = |row: &PgRow, at: usize, kind: &str| -> Result<Cell, sqlx::Error> {

@@ -1,0 +1,204 @@
+//! `wayleave import`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use serde_json::json;
+use wayleave_import::headscale::{self, Config, PolicyAt, Prepared, Setup, prepare};
+use wayleave_import::source::is_sqlite;
+use wayleave_import::{Location, Report, Warning};
+use wayleave_server::Clock;
+use wayleave_server::take_over::{ServerKeys, take_over};
+
+use super::Global;
+use crate::output::{self, Format};
+
+/// Where to move from.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Move a Headscale installation over, of any release since 0.2, into an empty data folder. The source is never written to.
+    Headscale {
+        /// Its database (a SQLite file, or a postgres:// address), or its config.yaml, which names the database. With a database, --config
+        /// names the config.yaml.
+        source: String,
+        /// Say what would come of it, and write nothing.
+        #[arg(long)]
+        check: bool,
+        /// The file with the server's Noise key (`noise_private.key`).
+        #[arg(long, value_name = "F")]
+        noise_key: Option<PathBuf>,
+        /// The file with the embedded relay's key (`derp_server_private.key`).
+        #[arg(long, value_name = "F")]
+        derp_key: Option<PathBuf>,
+        /// Where the policy is: a file, `database`, or `allow-all` if there was none.
+        #[arg(long, value_name = "WHERE", conflicts_with = "deny_all")]
+        policy: Option<String>,
+        /// Set a policy that allows nothing in the place of the one that was in force.
+        #[arg(long)]
+        deny_all: bool,
+    },
+}
+
+/// Every row shown for a code in a table; programs get all.
+const SHOWN: usize = 5;
+
+pub async fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
+    let Command::Headscale { source, check, noise_key, derp_key, policy, deny_all } = command;
+    let is_config = is_config(source)?;
+    let path = if is_config { Some(PathBuf::from(source)) } else { headscale_config(global) };
+    let config = path.as_deref().map(Config::read).transpose()?;
+    let mut setup = match &config {
+        Some(config) => Setup::from_config(config, &global.data_dir()?)?,
+        None => Setup::default(),
+    };
+    setup.noise_key = noise_key.clone().or(setup.noise_key);
+    setup.derp_key = derp_key.clone().or(setup.derp_key);
+    setup.policy = match policy.as_deref() {
+        _ if *deny_all => PolicyAt::DenyAll,
+        None => setup.policy,
+        Some("database") => PolicyAt::Database,
+        Some("allow-all") => PolicyAt::Nowhere,
+        Some(path) => PolicyAt::File(PathBuf::from(path)),
+    };
+    let location = match &config {
+        Some(config) if is_config => headscale::location(config)?,
+        Some(_) | None => Location::parse(source)?,
+    };
+    let now = Clock::default().now();
+    let prepared = prepare(&location, &setup, now, &mut |what| output::note(&format!("{what} ..."))).await?;
+    if *check {
+        show(global, &prepared.report, &prepared.stops)?;
+        return may_go_on(&prepared.stops);
+    }
+    may_go_on(&prepared.stops)?;
+    let report = write(global, prepared).await?;
+    show(global, &report, &[])
+}
+
+/// Whether a source is a configuration: told by its name, where it is no database.
+fn is_config(source: &str) -> anyhow::Result<bool> {
+    let path = Path::new(source);
+    let named = path.extension().is_some_and(|ext| ["yaml", "yml", "json", "toml"].iter().any(|known| ext == *known));
+    Ok(named && path.exists() && !is_sqlite(path)?)
+}
+
+/// `--config` is Headscale's here; the variable of that flag is still about Wayleave's own.
+fn headscale_config(global: &Global) -> Option<PathBuf> {
+    let own = std::env::var_os("WAYLEAVE_CONFIG").map(PathBuf::from);
+    global.config.clone().filter(|path| own.as_ref() != Some(path))
+}
+
+fn may_go_on(stops: &[String]) -> anyhow::Result<()> {
+    match stops {
+        [] => Ok(()),
+        [one] => bail!("nothing was imported: {one}"),
+        all => bail!("nothing was imported:\n- {}", all.join("\n- ")),
+    }
+}
+
+async fn write(global: &Global, prepared: Prepared) -> anyhow::Result<Report> {
+    let Prepared { mut report, stops: _, files, rows, older, noise, derp } = prepared;
+    let data_dir = global.data_dir()?;
+    let keys = ServerKeys { noise, derp };
+    let mut progress = |rows: u64| output::note(&format!("{rows} rows written ..."));
+    let taken = take_over(&data_dir, keys, &files, &rows, &older, &mut progress).await;
+    taken.context("nothing was imported")?;
+    for (name, _) in &files {
+        report
+            .notices
+            .push(format!("{} was written: look at it before the first start", data_dir.join(name).display()));
+    }
+    report.written = true;
+    Ok(report)
+}
+
+fn show(global: &Global, report: &Report, stops: &[String]) -> anyhow::Result<()> {
+    if global.output != Format::Table {
+        let mut value = serde_json::to_value(report)?;
+        value["stops"] = json!(stops);
+        return output::one(global.output, &value);
+    }
+    for line in lines(report) {
+        output::line(&line);
+    }
+    Ok(())
+}
+
+/// The report as people read it.
+fn lines(report: &Report) -> Vec<String> {
+    let mut lines = vec![format!("{}: {}, {}", report.source, report.generation, report.database)];
+    lines.extend(report.notices.iter().map(|notice| format!("! {notice}")));
+    lines.push(String::new());
+    let width = report.counts.keys().map(|kind| kind.len()).max().unwrap_or(0);
+    for (kind, count) in &report.counts {
+        lines.push(format!("{kind:width$}  {:>6} read  {:>6} {}", count.read, count.written, arrive(report)));
+    }
+    let ids: Vec<String> = report.next_ids.iter().map(|(kind, id)| format!("{kind} {id}")).collect();
+    lines.push(format!("next ids: {}", ids.join(", ")));
+    for (code, count) in &report.warning_counts {
+        lines.push(format!("\n{code} ({count}): {}", report.meanings.get(code).copied().unwrap_or_default()));
+        let rows = report.warnings.iter().filter(|warning| warning.code.word() == *code);
+        lines.extend(rows.take(SHOWN).map(|warning| format!("  {}", row(warning))));
+        if *count > SHOWN {
+            lines.push(format!("  and {} more: --output json lists them", count - SHOWN));
+        }
+    }
+    if !report.settings.is_empty() {
+        lines.push("\nsettings:".to_owned());
+    }
+    for setting in &report.settings {
+        let to = setting.maps_to.as_deref().unwrap_or("has no counterpart");
+        let note = setting.note.as_ref().map_or_else(String::new, |note| format!(" ({note})"));
+        lines.push(format!("  {} -> {to}{note}", setting.key));
+    }
+    if !report.auto_approvable.is_empty() {
+        lines.push("\nan auto-approver would approve these, which wait for `wayleave routes approve`:".to_owned());
+    }
+    for route in &report.auto_approvable {
+        lines.push(format!("  node {} ({}) {} by {}", route.node, route.name, route.prefix, route.by));
+    }
+    if !report.clients_too_old.is_empty() {
+        lines.push(format!("\nclients that are too old for this server: {}", report.clients_too_old.join(", ")));
+    }
+    lines
+}
+
+fn arrive(report: &Report) -> &'static str {
+    if report.written { "written" } else { "would arrive" }
+}
+
+fn row(warning: &Warning) -> String {
+    let Warning { code: _, table, id, prefix, old, new } = warning;
+    let mut text = table.clone();
+    if let Some(id) = id {
+        text.push_str(&format!(" {id}"));
+    }
+    if let Some(prefix) = prefix {
+        text.push_str(&format!(" `{prefix}`"));
+    }
+    match (old, new) {
+        (Some(old), Some(new)) => text.push_str(&format!(": {old} -> {new}")),
+        (Some(one), None) | (None, Some(one)) => text.push_str(&format!(": {one}")),
+        (None, None) => {}
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use wayleave_import::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_report_names_each_code_once_with_its_rows_and_what_it_means() {
+        let mut report = Report { source: "x.db".to_owned(), ..Report::default() };
+        let warnings = (1..=7).map(|id| Warning::row(Code::PrefixInvalid, "routes", id).prefix("10.0.0.0/33"));
+        report.set_warnings(warnings.collect());
+        let text = lines(&report).join("\n");
+        assert!(text.contains("prefix_invalid (7): This is no prefix. Left out.\n  routes 1 `10.0.0.0/33`"), "{text}");
+        assert!(text.contains("and 2 more"), "{text}");
+        assert_eq!(serde_json::to_value(&report).unwrap()["warnings"].as_array().map(Vec::len), Some(7));
+    }
+}

@@ -1,8 +1,9 @@
 //! Everything that has to hold.
 
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::e2e::{self, E2eArgs, Tally};
@@ -88,9 +89,24 @@ fn step(tally: &mut Tally, name: &str, work: impl FnOnce() -> anyhow::Result<()>
     }
 }
 
-/// Runs tests, and counts what their harness says.
+/// How a test says that it could not run here: at the beginning of a line of its standard error.
+const SKIPPED: &str = "==== SKIPPED:";
+
+/// Says something beside what is counted. A reader that has gone wants no more of it.
+fn note(text: &str) {
+    writeln!(std::io::stderr().lock(), "{text}").ok();
+}
+
+/// Runs tests, and counts what their harness says, and what they skipped.
 fn tests(tally: &mut Tally, arguments: &[&str]) -> anyhow::Result<()> {
-    let out = cargo(arguments).stderr(Stdio::inherit()).output()?;
+    let mut running = cargo(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let said = running.stderr.take().context("its standard error is a pipe")?;
+    let skipped = std::thread::spawn(move || {
+        let lines = BufReader::new(said).lines().map_while(Result::ok);
+        lines.inspect(|line| note(line)).filter(|line| line.starts_with(SKIPPED)).count()
+    });
+    let out = running.wait_with_output()?;
+    tally.skipped += skipped.join().unwrap_or_default();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let before = tally.failed;
     for line in text.lines().filter(|line| line.starts_with("test result:")) {

@@ -22,6 +22,7 @@ mod routes;
 mod server;
 mod ssh;
 mod users;
+mod whole;
 
 use std::fs;
 use std::io;
@@ -73,6 +74,7 @@ struct Document;
 fn endpoints(state: ApiState) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(server::router())
+        .merge(whole::router())
         .merge(users::router())
         .merge(keys::router())
         .merge(apikeys::router())

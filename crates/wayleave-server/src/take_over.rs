@@ -9,10 +9,12 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use wayleave_store::{ImportError, OpenError, Store};
-use wayleave_tailnet::{Loaded, PolicyRow};
+pub use wayleave_store::Document;
+use wayleave_store::{DocumentError, ImportError, OpenError, Store};
+use wayleave_tailnet::{Loaded, PolicyRow, Settings, Tailnet};
 use wayleave_wire::PrivateKey;
 
+use crate::clock::Clock;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::keys::{self, Installed, KeyFileError};
 
@@ -54,9 +56,13 @@ pub enum TakeOverError {
     /// The database does not take it.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// The database does not take the export.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
 }
 
-/// Takes an installation in. `files` are texts by the names that they get in the folder: `wayleave.toml`, and what it names. `older` are the policies before the one in force; `progress` is told how many rows were written.
+/// Takes in what another system had. `files` are texts by the names that they get in the folder: `wayleave.toml`, and what it names.
+/// `older` are the policies before the one in force; `progress` is told how many rows were written.
 ///
 /// # Errors
 ///
@@ -68,6 +74,34 @@ pub async fn take_over(
     loaded: &Loaded,
     older: &[PolicyRow],
     progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), TakeOverError> {
+    run(data_dir, server_keys, files, Content::Rows { loaded, older, progress }).await
+}
+
+/// Takes in an export of Wayleave.
+///
+/// # Errors
+///
+/// As [`take_over`]; or the export is none that a server could start from.
+pub async fn take_over_export(
+    data_dir: &Path,
+    server_keys: ServerKeys,
+    document: &Document,
+) -> Result<(), TakeOverError> {
+    run(data_dir, server_keys, &[], Content::Document(document)).await
+}
+
+/// What is taken in, beside keys.
+enum Content<'a> {
+    Rows { loaded: &'a Loaded, older: &'a [PolicyRow], progress: &'a mut (dyn FnMut(u64) + Send) },
+    Document(&'a Document),
+}
+
+async fn run(
+    data_dir: &Path,
+    server_keys: ServerKeys,
+    files: &[(String, String)],
+    content: Content<'_>,
 ) -> Result<(), TakeOverError> {
     let ServerKeys { noise, derp } = server_keys;
     if let (Some(noise), Some(derp)) = (&noise, &derp)
@@ -92,7 +126,10 @@ pub async fn take_over(
                 put_file(&path, text)?;
                 written.push(path);
             }
-            store.import(loaded, older, progress).await?;
+            match content {
+                Content::Rows { loaded, older, progress } => store.import(loaded, older, progress).await?,
+                Content::Document(document) => store.import_document(document, servable).await?,
+            }
             Ok(())
         };
         let done: Result<(), TakeOverError> = done.await;
@@ -121,4 +158,9 @@ fn put_file(path: &Path, text: &str) -> Result<(), TakeOverError> {
     };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// Whether a server could start from these rows: their policy is read, and every table comes together.
+fn servable(loaded: Loaded) -> Result<(), String> {
+    Tailnet::new(Settings::default(), loaded, Clock::default().now()).map(drop).map_err(|error| error.to_string())
 }

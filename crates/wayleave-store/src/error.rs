@@ -62,6 +62,65 @@ pub enum ImportError {
     Store(#[from] StoreError),
 }
 
+/// A document can't be written into the database. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// There is an installation, or it can't be said whether there is.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// It is something else.
+    #[error("this is no export of Wayleave: its format is `{0}`")]
+    Format(String),
+    /// It was made by a newer program.
+    #[error("the export has schema {found}, and this program knows up to {known}: use the newer program that made it")]
+    Newer {
+        /// Its schema.
+        found: i64,
+        /// The newest that this program knows.
+        known: i64,
+    },
+    /// It has a table that there is not.
+    #[error("the export has a table `{0}`, and there is none here: was it changed by hand?")]
+    Table(String),
+    /// A row is not as its table has them.
+    #[error("the export, table {table}, row {row}{}: {detail}", if column.is_empty() { String::new() } else { format!(", column {column}") })]
+    Row {
+        /// The table.
+        table: String,
+        /// Which row of it, from 1.
+        row: usize,
+        /// The column; empty: the row as a whole.
+        column: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// All together it is no tailnet.
+    #[error("what the export holds can't be served: {0}")]
+    Content(String),
+    /// The database refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A copy can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The file can't be written.
+    #[error("cannot write the copy {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The name can't be told to the database.
+    #[error("the name {} is not UTF-8: choose another", .0.display())]
+    Name(PathBuf),
+    /// The database refused.
+    #[error("the database could not be copied: is there room?")]
+    Copy(#[source] sqlx::Error),
+}
+
 /// A read or a commit failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -11,6 +11,6 @@ mod json;
 mod rows;
 mod sqlite;
 
-pub use error::{ImportError, OpenError, StoreError};
+pub use error::{BackupError, DocumentError, ImportError, OpenError, StoreError};
 pub use rows::HistoryRow;
-pub use sqlite::{HistoryFilter, Soft, Store};
+pub use sqlite::{Document, HistoryFilter, Soft, Store};

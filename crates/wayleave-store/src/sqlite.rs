@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, SqlSafeStr};
+use sqlx::{Row, SqlSafeStr, SqliteConnection};
 use wayleave_model::{NodeId, Prefix};
 use wayleave_tailnet::{Loaded, Sequences};
 
 use crate::error::{OpenError, StoreError};
 use crate::rows::{self, HistoryRow};
 
+mod backup;
+mod export;
 mod import;
 mod write;
 
+pub use export::Document;
 pub use write::Soft;
 
 /// A database that is open. Cheap to clone; all clones share the connections.
@@ -81,19 +84,8 @@ impl Store {
     ///
     /// The database can't be read, or holds a value that is none.
     pub async fn load(&self) -> Result<Loaded, StoreError> {
-        Ok(Loaded {
-            users: self.all("SELECT * FROM users ORDER BY id", rows::user_from_row).await?,
-            nodes: self.all("SELECT * FROM nodes ORDER BY id", rows::node_from_row).await?,
-            routes: self.all("SELECT * FROM routes WHERE deleted_at IS NULL ORDER BY id", rows::route_from_row).await?,
-            auth_keys: self.all("SELECT * FROM auth_keys ORDER BY id", rows::auth_key_from_row).await?,
-            api_keys: self.all("SELECT * FROM api_keys ORDER BY id", rows::api_key_from_row).await?,
-            policy: self
-                .all("SELECT revision AS id, * FROM policies ORDER BY revision DESC LIMIT 1", rows::policy_from_row)
-                .await?
-                .pop(),
-            sequences: self.sequences().await?,
-            imported: self.all("SELECT * FROM imports ORDER BY id DESC LIMIT 1", rows::import_from_row).await?.pop(),
-        })
+        let failed = |source| StoreError::Database { doing: "load a table", source };
+        load(&mut *self.write.acquire().await.map_err(failed)?).await
     }
 
     /// Reads lines of history, the newest first.
@@ -122,42 +114,58 @@ impl Store {
         self.read.close().await;
         self.write.close().await;
     }
+}
 
-    async fn all<T>(
-        &self,
-        sql: &'static str,
-        from_row: fn(&sqlx::sqlite::SqliteRow) -> Result<T, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        let rows = sqlx::query(sql).fetch_all(&self.write).await;
-        let rows = rows.map_err(|source| StoreError::Database { doing: "load a table", source })?;
-        rows.iter().map(from_row).collect()
-    }
+/// All that a tailnet is made of, as this connection sees it.
+async fn load(db: &mut SqliteConnection) -> Result<Loaded, StoreError> {
+    Ok(Loaded {
+        users: all(db, "SELECT * FROM users ORDER BY id", rows::user_from_row).await?,
+        nodes: all(db, "SELECT * FROM nodes ORDER BY id", rows::node_from_row).await?,
+        routes: all(db, "SELECT * FROM routes WHERE deleted_at IS NULL ORDER BY id", rows::route_from_row).await?,
+        auth_keys: all(db, "SELECT * FROM auth_keys ORDER BY id", rows::auth_key_from_row).await?,
+        api_keys: all(db, "SELECT * FROM api_keys ORDER BY id", rows::api_key_from_row).await?,
+        policy: all(db, "SELECT revision AS id, * FROM policies ORDER BY revision DESC LIMIT 1", rows::policy_from_row)
+            .await?
+            .pop(),
+        sequences: sequences(db).await?,
+        imported: all(db, "SELECT * FROM imports ORDER BY id DESC LIMIT 1", rows::import_from_row).await?.pop(),
+    })
+}
 
-    async fn sequences(&self) -> Result<Sequences, StoreError> {
-        let rows = sqlx::query("SELECT name, next FROM sequences").fetch_all(&self.write).await;
-        let rows = rows.map_err(|source| StoreError::Database { doing: "load the sequences", source })?;
-        let mut sequences = Sequences::default();
-        for row in rows {
-            let (name, next): (String, i64) = (row.get("name"), row.get("next"));
-            let invalid = || StoreError::Value {
-                table: "sequences",
-                row: next,
-                column: "next",
-                detail: format!("`{name}` = {next}"),
-            };
-            let number = u64::try_from(next).map_err(|_| invalid())?;
-            match name.as_str() {
-                "node" => sequences.node = NodeId::new(number),
-                "user" => sequences.user = wayleave_model::UserId::new(number),
-                "route" => sequences.route = wayleave_model::RouteId::new(number),
-                "auth_key" => sequences.auth_key = wayleave_model::AuthKeyId::new(number),
-                "api_key" => sequences.api_key = wayleave_model::ApiKeyId::new(number),
-                "address" => sequences.address = u32::try_from(number).map_err(|_| invalid())?,
-                _ => return Err(invalid()),
-            }
+async fn all<T>(
+    db: &mut SqliteConnection,
+    sql: &'static str,
+    from_row: fn(&sqlx::sqlite::SqliteRow) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let rows = sqlx::query(sql).fetch_all(db).await;
+    let rows = rows.map_err(|source| StoreError::Database { doing: "load a table", source })?;
+    rows.iter().map(from_row).collect()
+}
+
+async fn sequences(db: &mut SqliteConnection) -> Result<Sequences, StoreError> {
+    let rows = sqlx::query("SELECT name, next FROM sequences").fetch_all(db).await;
+    let rows = rows.map_err(|source| StoreError::Database { doing: "load the sequences", source })?;
+    let mut sequences = Sequences::default();
+    for row in rows {
+        let (name, next): (String, i64) = (row.get("name"), row.get("next"));
+        let invalid = || StoreError::Value {
+            table: "sequences",
+            row: next,
+            column: "next",
+            detail: format!("`{name}` = {next}"),
+        };
+        let number = u64::try_from(next).map_err(|_| invalid())?;
+        match name.as_str() {
+            "node" => sequences.node = NodeId::new(number),
+            "user" => sequences.user = wayleave_model::UserId::new(number),
+            "route" => sequences.route = wayleave_model::RouteId::new(number),
+            "auth_key" => sequences.auth_key = wayleave_model::AuthKeyId::new(number),
+            "api_key" => sequences.api_key = wayleave_model::ApiKeyId::new(number),
+            "address" => sequences.address = u32::try_from(number).map_err(|_| invalid())?,
+            _ => return Err(invalid()),
         }
-        Ok(sequences)
     }
+    Ok(sequences)
 }
 
 /// Whether the file is whole, and ours to write.

@@ -8,6 +8,7 @@ mod policy;
 mod routes;
 mod ssh;
 mod users;
+mod whole;
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -88,6 +89,10 @@ enum Command {
     /// Move another installation over, into an empty data folder.
     #[command(subcommand)]
     Import(import::Command),
+    /// Write everything but secrets as JSON.
+    Export(whole::Export),
+    /// Copy the database of a server while it runs.
+    Backup(whole::Backup),
     /// The configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -207,6 +212,8 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Nodes(command) => nodes::run(global, &global.client()?, command).await,
         Command::Routes(command) => routes::run(global, &global.client()?, command).await,
         Command::Ssh(command) => ssh::run(global, &global.client()?, command).await,
+        Command::Export(export) => whole::export(global, &global.client()?, export).await,
+        Command::Backup(backup) => whole::backup(global, &global.client()?, backup).await,
         Command::Apikeys(command) => apikeys::run(global, &global.client()?, command).await,
     }
 }
@@ -258,6 +265,10 @@ mod tests {
             "config show",
             "import headscale /var/lib/headscale/db.sqlite --check --noise-key K --policy database --output json",
             "import headscale postgres://headscale@db/headscale --deny-all --data-dir D",
+            "export --format json",
+            "export all.json",
+            "backup wayleave-backup.db",
+            "import wayleave all.json --noise-key K",
             "completions bash",
         ] {
             let words = std::iter::once("wayleave").chain(line.split(' '));

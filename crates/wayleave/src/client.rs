@@ -1,11 +1,12 @@
 //! The client of the admin API: over the socket in the data folder, or over the network with a key.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -52,9 +53,36 @@ impl Client {
         if (200..300).contains(&status) {
             return Ok(value);
         }
-        let message = value["message"].as_str().or(value.as_str()).unwrap_or("the server refused").trim().to_owned();
-        let confirm = value["confirm"] == Value::Bool(true);
-        Err(Refused { message, confirm }.into())
+        Err(refusal(&bytes).into())
+    }
+
+    /// Writes what an address holds, as it comes. It may be long: only silence of the server ends it.
+    pub async fn download(&self, path: &str, into: &mut (dyn Write + Send)) -> anyhow::Result<()> {
+        let silent = || anyhow::anyhow!("the server said nothing more for {PATIENCE:?}");
+        let mut body = match self {
+            Self::Socket(socket) => {
+                let answer = tokio::time::timeout(PATIENCE, open(socket, Method::GET, path, None)).await;
+                let (status, body, _driver) = answer.map_err(|_| silent())??;
+                if status != 200 {
+                    let bytes = body.collect().await?.to_bytes();
+                    return Err(refusal(&bytes).into());
+                }
+                Downloading::Socket { body, _driver }
+            }
+            Self::Network { url, key } => {
+                let request = reqwest::Client::new().get(format!("{url}{path}")).bearer_auth(key).send();
+                let answer = tokio::time::timeout(PATIENCE, request).await.map_err(|_| silent())?;
+                let response = answer.with_context(|| format!("cannot reach the server at {url}"))?;
+                if response.status().as_u16() != 200 {
+                    return Err(refusal(&response.bytes().await?).into());
+                }
+                Downloading::Network(Box::new(response))
+            }
+        };
+        while let Some(chunk) = tokio::time::timeout(PATIENCE, body.next()).await.map_err(|_| silent())?? {
+            into.write_all(&chunk)?;
+        }
+        Ok(())
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(u16, Vec<u8>)> {
@@ -71,12 +99,60 @@ impl Client {
     }
 }
 
+/// What comes, part by part.
+enum Downloading {
+    Socket { body: Incoming, _driver: AbortOnDrop },
+    Network(Box<reqwest::Response>),
+}
+
+impl Downloading {
+    async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        match self {
+            Self::Network(response) => Ok(response.chunk().await?),
+            Self::Socket { body, .. } => loop {
+                match body.frame().await.transpose()?.map(hyper::body::Frame::into_data) {
+                    None => return Ok(None),
+                    Some(Ok(chunk)) => return Ok(Some(chunk)),
+                    Some(Err(_trailers)) => {}
+                }
+            },
+        }
+    }
+}
+
+/// Drives a connection for as long as this lives.
+struct AbortOnDrop(tokio::task::JoinHandle<hyper::Result<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the server says of a refusal.
+fn refusal(bytes: &[u8]) -> Refused {
+    let value: Value =
+        serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()));
+    let message = value["message"].as_str().or(value.as_str()).unwrap_or("the server refused").trim().to_owned();
+    Refused { message, confirm: value["confirm"] == Value::Bool(true) }
+}
+
 async fn over_socket(
     socket: &Path,
     method: Method,
     path: &str,
     body: Option<&Value>,
 ) -> anyhow::Result<(u16, Vec<u8>)> {
+    let (status, body, _driver) = open(socket, method, path, body).await?;
+    Ok((status, body.collect().await?.to_bytes().to_vec()))
+}
+
+async fn open(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> anyhow::Result<(u16, Incoming, AbortOnDrop)> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -88,7 +164,7 @@ async fn over_socket(
         ),
     };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = tokio::spawn(connection);
+    let driver = AbortOnDrop(tokio::spawn(connection));
     let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
     let request = Request::builder()
         .method(method)
@@ -97,10 +173,7 @@ async fn over_socket(
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))?;
     let response = sender.send_request(request).await.context("the server broke the connection")?;
-    let status = response.status().as_u16();
-    let bytes = response.into_body().collect().await?.to_bytes();
-    driver.abort();
-    Ok((status, bytes.to_vec()))
+    Ok((response.status().as_u16(), response.into_body(), driver))
 }
 
 pub use wayleave_server::escape;

@@ -1,17 +1,18 @@
 //! `wayleave import`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::json;
-use wayleave_import::headscale::{self, Config, PolicyAt, Prepared, Setup, prepare};
+use wayleave_import::headscale::{self, Config, PolicyAt, Prepared, Setup, key_file, prepare};
 use wayleave_import::source::is_sqlite;
 use wayleave_import::{Location, Report, Warning};
 use wayleave_server::Clock;
-use wayleave_server::take_over::{ServerKeys, take_over};
+use wayleave_server::take_over::{Document, ServerKeys, take_over, take_over_export};
 
-use super::Global;
+use super::{Global, done};
 use crate::output::{self, Format};
 
 /// Where to move from.
@@ -38,13 +39,56 @@ pub enum Command {
         #[arg(long)]
         deny_all: bool,
     },
+    /// Read back what `wayleave export` wrote, into an empty data folder. Keys come without their secrets, and open nothing.
+    Wayleave {
+        /// The export.
+        file: PathBuf,
+        /// The file with the Noise key of the server that it came from (`noise.key`). Without it every client has to be restarted.
+        #[arg(long, value_name = "F")]
+        noise_key: Option<PathBuf>,
+        /// The file with its relay's key (`derp.key`).
+        #[arg(long, value_name = "F")]
+        derp_key: Option<PathBuf>,
+    },
 }
 
 /// Every row shown for a code in a table; programs get all.
 const SHOWN: usize = 5;
 
 pub async fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
-    let Command::Headscale { source, check, noise_key, derp_key, policy, deny_all } = command;
+    match command {
+        Command::Headscale { .. } => headscale(global, command).await,
+        Command::Wayleave { file, noise_key, derp_key } => {
+            wayleave(global, file, noise_key.as_deref(), derp_key.as_deref()).await
+        }
+    }
+}
+
+async fn wayleave(
+    global: &Global,
+    file: &Path,
+    noise_key: Option<&Path>,
+    derp_key: Option<&Path>,
+) -> anyhow::Result<()> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let document: Document =
+        serde_json::from_slice(&text).with_context(|| format!("{} is no export of Wayleave", file.display()))?;
+    let noise = noise_key.map(key_file::read).transpose()?;
+    let derp = derp_key.map(key_file::read).transpose()?;
+    if noise.is_none() {
+        output::note("without --noise-key this server gets a key of its own: restart tailscaled on each client once");
+    }
+    let data_dir = global.data_dir()?;
+    let taken = take_over_export(&data_dir, ServerKeys { noise, derp }, &document).await;
+    taken.context("nothing was imported")?;
+    let rows: BTreeMap<&String, usize> = document.tables.iter().map(|(table, rows)| (table, rows.len())).collect();
+    let shown: Vec<String> = rows.iter().filter(|(_, count)| **count > 0).map(|(t, n)| format!("{n} {t}")).collect();
+    let text = format!("read into {}: {}", data_dir.display(), shown.join(", "));
+    done(global, &json!({ "data_dir": data_dir, "rows": rows }), &text)
+}
+
+async fn headscale(global: &Global, command: &Command) -> anyhow::Result<()> {
+    let Command::Headscale { source, check, noise_key, derp_key, policy, deny_all } = command else { return Ok(()) };
     let is_config = is_config(source)?;
     let path = if is_config { Some(PathBuf::from(source)) } else { headscale_config(global) };
     let config = path.as_deref().map(Config::read).transpose()?;

@@ -1,12 +1,13 @@
 //! A policy with the nodes that are there: an immutable value that answers, and from which the next one is made when a node changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 
 use fixedbitset::FixedBitSet;
 use imbl::{OrdMap, OrdSet};
-use wayleave_model::{NodeId, Owner, Prefix, Tag, UserId};
+use ipnet::Ipv4Net;
+use wayleave_model::{NodeId, Owner, Prefix, TAILNET_V4, TAILNET_V6, Tag, UserId};
 
 use crate::class::{Class, ClassKey};
 use crate::filter::{FilterRule, Inhabitants, Sources, fill_in};
@@ -149,6 +150,7 @@ impl CompiledPolicy {
                 | Selector::Member
                 | Selector::Tagged
                 | Selector::Role(_)
+                | Selector::Shared
                 | Selector::SameUser
                 | Selector::Internet => matches.contains(*at),
             });
@@ -231,6 +233,15 @@ impl CompiledPolicy {
         fill_in(standing.class.template(&self.rules), &standing.subject.addresses, &there)
     }
 
+    /// Whether `*` as a source stands for this address.
+    pub(crate) fn is_any_source(&self, address: &IpAddr) -> bool {
+        let in_tailnet = match address {
+            IpAddr::V4(address) => TAILNET_V4.contains(address) && !SET_ASIDE.contains(address),
+            IpAddr::V6(address) => TAILNET_V6.contains(address),
+        };
+        in_tailnet || self.approved.keys().any(|prefix| prefix.contains(*address))
+    }
+
     fn list_of(&self, list: Index) -> Sources {
         let made = self.sources[list].get_or_init(|| {
             let mut all: BTreeSet<String> = BTreeSet::new();
@@ -249,6 +260,7 @@ impl CompiledPolicy {
                     | Selector::Member
                     | Selector::Tagged
                     | Selector::Role(_)
+                    | Selector::Shared
                     | Selector::SameUser
                     | Selector::Internet => all.extend(self.members[*at].values().flat_map(|own| own.iter().cloned())),
                 }
@@ -261,6 +273,8 @@ impl CompiledPolicy {
 
 /// The addresses of nodes: 100.64.0.0/10 without what is set aside in it, and the IPv6 range (conformance case acl-a02).
 const TAILNET: [&str; 3] = ["100.64.0.0-100.115.91.255", "100.115.94.0-100.127.255.255", "fd7a:115c:a1e0::/48"];
+/// What is set aside in the range of the tailnet's IPv4 addresses.
+const SET_ASIDE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 115, 92, 0), 23);
 
 impl Rules {
     /// Whether a selector matches nodes by whose they are and stands for their addresses.

@@ -38,58 +38,76 @@ impl fmt::Display for Ports {
     }
 }
 
-/// `*`, `22`, `80-443`, or several with commas between.
+/// `*`, `22`, `80-443`, or several with commas between, as in an entry of `acls`.
 pub(crate) fn parse_ports(text: &str) -> Result<Vec<Ports>, String> {
-    text.split(',').map(|part| parse_range(part.trim())).collect()
+    text.split(',').map(parse_range).collect()
 }
 
-/// The wording of the errors is the hosted control plane's (conformance cases acl-err03, acl-err07).
+/// One range. The rules and the wording are those of Go's `tailcfg.ParseHostPortRange`
+/// (`tailcfg/proto_port_range.go` of the client, v1.102.5).
 fn parse_range(text: &str) -> Result<Ports, String> {
     if text == "*" {
         return Ok(Ports::ALL);
     }
+    if text.is_empty() {
+        return Err(format!("invalid port list: {text:?}"));
+    }
+    let wrong = |why: &str| format!("port range {text:?}: {why}");
+    if text.matches('-').count() > 1 {
+        return Err(wrong("too many dashes(-)"));
+    }
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let number = |text: &str, which: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let number = if digits { text.parse::<u32>().ok() } else { None };
-        number.ok_or_else(|| format!("invalid {which} integer"))
-    };
-    let range = number(first, "first").and_then(|first| Ok((first, number(last, "last")?)));
-    let (first, last) = range.map_err(|why| format!("port range {text:?}: {why}"))?;
-    let small = |port: u32| u16::try_from(port).map_err(|_| format!("port range {text:?}: a port is at most 65535"));
-    let (first, last) = (small(first)?, small(last)?);
+    let first = port(first).ok_or_else(|| wrong("invalid first integer"))?;
+    let last = port(last).ok_or_else(|| wrong("invalid last integer"))?;
+    if first == 0 {
+        return Err(wrong("first port must be >0, or use '*' for wildcard"));
+    }
     if first > last {
-        return Err(format!("port range {text:?}: the first port is above the last"));
+        return Err(wrong("first port must be >= last port"));
     }
     Ok(Ports { first, last })
 }
 
-/// An IP protocol by its name or number (IANA's assigned numbers).
-pub(crate) fn parse_protocol(text: &str) -> Result<u16, String> {
+/// A number of at most 16 bits, in digits only.
+pub(crate) fn port(text: &str) -> Option<u16> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { text.parse().ok() } else { None }
+}
+
+/// An IP protocol by its name or number; 0 and no text at all are the usual ones. The names and the wording are those of Go's
+/// `ipproto.Proto` (`types/ipproto/ipproto.go` of the client, v1.102.5). Case is of no account.
+pub(crate) fn parse_protocol(text: &str) -> Result<Option<u16>, String> {
     let known = [
-        ("icmp", 1),
-        ("igmp", 2),
-        ("ipv4", 4),
-        ("ip-in-ip", 4),
-        ("tcp", TCP),
-        ("egp", 8),
-        ("igp", 9),
-        ("udp", UDP),
-        ("gre", 47),
-        ("esp", 50),
         ("ah", 51),
-        ("ipv6-icmp", 58),
+        ("dccp", 33),
+        ("egp", 8),
+        ("esp", 50),
+        ("gre", 47),
+        ("icmp", ICMP),
+        ("icmpv4", ICMP),
+        ("icmpv6", ICMP_V6),
+        ("igmp", 2),
+        ("igp", 9),
+        ("ip-in-ip", 4),
+        ("ipv4", 4),
+        ("ipv6-icmp", ICMP_V6),
         ("sctp", SCTP),
+        ("tcp", TCP),
+        ("tsmp", 99),
+        ("udp", UDP),
     ];
-    if let Some((_, number)) = known.iter().find(|(name, _)| *name == text) {
-        return Ok(*number);
+    if let Some((_, number)) = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
+        return Ok(Some(*number));
     }
-    match text.parse::<u8>() {
-        Ok(number) if !text.starts_with('+') => Ok(number.into()),
-        _ => Err(format!("proto {text:?} is not known; use a name such as tcp, udp, icmp, or a number up to 255")),
+    match port(text) {
+        _ if text.is_empty() => Ok(None),
+        Some(number) if number < 256 => Ok((number > 0).then_some(number)),
+        _ => Err(format!("proto name {text:?} not known; use protocol number 0-255")),
     }
 }
 
+pub(crate) const ICMP: u16 = 1;
+pub(crate) const ICMP_V6: u16 = 58;
 pub(crate) const TCP: u16 = 6;
 pub(crate) const UDP: u16 = 17;
 pub(crate) const SCTP: u16 = 132;
@@ -107,18 +125,23 @@ pub(crate) struct Traffic {
     pub(crate) ports: Vec<Ports>,
 }
 
-/// An entry of a grant's `ip`: `*`, `22`, `80-443`, `tcp:22`, `icmp:*`.
+/// An entry of a grant's `ip`: `*`, `22`, `80-443`, `tcp:22`, `icmp:*`; no lists (Go's `tailcfg.ParseProtoPortRanges`).
 pub(crate) fn parse_traffic(text: &str) -> Result<Traffic, String> {
-    match text.split_once(':') {
-        None => Ok(Traffic { protocol: None, ports: parse_ports(text)? }),
-        Some(("*", ports)) => Ok(Traffic { protocol: None, ports: parse_ports(ports)? }),
-        Some((protocol, ports)) => {
-            let protocol = parse_protocol(protocol)?;
-            let ports = parse_ports(ports)?;
-            check_ports_of(protocol, &ports)?;
-            Ok(Traffic { protocol: Some(protocol), ports })
-        }
+    if text.is_empty() {
+        return Err("empty string".to_owned());
     }
+    let text = text.to_ascii_lowercase();
+    let (protocol, ports) = text.rsplit_once(':').unwrap_or(("*", &text));
+    let ports = vec![parse_range(ports)?];
+    let protocol = match protocol {
+        "" => return Err("empty protocol".to_owned()),
+        "*" => None,
+        protocol => parse_protocol(protocol)?,
+    };
+    if let Some(protocol) = protocol {
+        check_ports_of(protocol, &ports)?;
+    }
+    Ok(Traffic { protocol, ports })
 }
 
 /// A protocol without ports can't be narrowed to some.
@@ -142,14 +165,31 @@ mod tests {
         for (bad, why) in [
             ("ssh", "port range \"ssh\": invalid first integer"),
             ("80-x", "port range \"80-x\": invalid last integer"),
-            ("", "port range \"\": invalid first integer"),
+            ("80-", "port range \"80-\": invalid last integer"),
             ("-1", "port range \"-1\": invalid first integer"),
             ("+1", "port range \"+1\": invalid first integer"),
+            (" 22", "port range \" 22\": invalid first integer"),
+            ("99999", "port range \"99999\": invalid first integer"),
+            ("1-99999999999999", "port range \"1-99999999999999\": invalid last integer"),
+            ("1-2-3", "port range \"1-2-3\": too many dashes(-)"),
+            ("0", "port range \"0\": first port must be >0, or use '*' for wildcard"),
+            ("0-65535", "port range \"0-65535\": first port must be >0, or use '*' for wildcard"),
+            ("443-80", "port range \"443-80\": first port must be >= last port"),
+            ("", "invalid port list: \"\""),
         ] {
             assert_eq!(parse_ports(bad), Err(why.to_owned()));
         }
-        for bad in ["99999", "443-80", "99999999999999"] {
-            assert!(parse_ports(bad).is_err(), "{bad}");
+        assert_eq!(parse_ports("22,ssh"), Err("port range \"ssh\": invalid first integer".to_owned()));
+    }
+
+    #[test]
+    fn protocols_are_named_as_the_client_names_them() {
+        for (text, number) in [("TCP", 6), ("icmpv6", 58), ("dccp", 33), ("tsmp", 99), ("255", 255), ("006", 6)] {
+            assert_eq!(parse_protocol(text), Ok(Some(number)));
+        }
+        assert_eq!(parse_protocol("0"), Ok(None));
+        for bad in ["ssh", "256", "-1", "+6", " tcp"] {
+            assert_eq!(parse_protocol(bad), Err(format!("proto name {bad:?} not known; use protocol number 0-255")));
         }
     }
 
@@ -159,7 +199,18 @@ mod tests {
         assert_eq!(parse_traffic("tcp:22"), Ok(Traffic { protocol: Some(6), ports: vec![ports(22, 22)] }));
         assert_eq!(parse_traffic("47"), Ok(Traffic { protocol: None, ports: vec![ports(47, 47)] }));
         assert_eq!(parse_traffic("icmp:*"), Ok(Traffic { protocol: Some(1), ports: vec![Ports::ALL] }));
+        assert_eq!(parse_traffic("0:80"), Ok(Traffic { protocol: None, ports: vec![ports(80, 80)] }));
+        for (bad, why) in [
+            ("", "empty string"),
+            (":80", "empty protocol"),
+            ("tcp:", "invalid port list: \"\""),
+            ("80,443", "port range \"80,443\": invalid first integer"),
+            ("tcp:80,443", "port range \"80,443\": invalid first integer"),
+            ("tcp:80:90", "proto name \"tcp:80\" not known; use protocol number 0-255"),
+            ("smoke:*", "proto name \"smoke\" not known; use protocol number 0-255"),
+        ] {
+            assert_eq!(parse_traffic(bad), Err(why.to_owned()));
+        }
         assert!(parse_traffic("icmp:22").is_err());
-        assert!(parse_traffic("smoke:*").is_err());
     }
 }

@@ -7,7 +7,7 @@ use crate::file::{Destination, Grant};
 use crate::people::Surroundings;
 use crate::rules::{Target, To};
 use crate::selector::Selector;
-use crate::tests::{Party, Side};
+use crate::tests::Party;
 
 /// What a preview is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +39,8 @@ impl CompiledPolicy {
     pub fn preview(&self, about: &PreviewFor, around: &Surroundings) -> Result<Vec<Matching>, String> {
         let rules = self.rules();
         let parties = match about {
-            PreviewFor::User(user) => self.parties(user, around, Side::Source)?,
-            PreviewFor::AddressPort(address, _) => self.parties(&address.to_string(), around, Side::Destination)?,
+            PreviewFor::User(user) => self.parties(user, around)?,
+            PreviewFor::AddressPort(address, _) => self.parties(&address.to_string(), around)?,
         };
         let Some(grants) = &rules.file.grants else {
             return Ok(vec![Matching { users: vec!["*".to_owned()], ports: vec!["*:*".to_owned()], line: 1 }]);
@@ -69,7 +69,7 @@ impl CompiledPolicy {
     fn is_place(&self, to: To, party: &Party) -> bool {
         match (to, party) {
             (To::SameUser, Party::Address(_, owner)) => owner.as_ref().is_some_and(|owner| owner.user().is_some()),
-            (to, party) => self.is_target(to, &Party::Everything, party),
+            (to, party) => self.is_target(to, &Party::Anybody, party),
         }
     }
 }

@@ -138,7 +138,17 @@ fn names(fields: &Fields<'_>, findings: &mut Findings, around: &Surroundings) ->
     for (tag, owners) in owned {
         let mut selectors = Vec::new();
         for owner in findings.texts(owners) {
-            let selector = names.selector(&owner.text, around).map_err(|why| format!("tagOwners[\"{tag}\"]: {why}"));
+            let place = format!("tagOwners[\"{tag}\"]");
+            let selector = match names.selector(&owner.text, around) {
+                Ok(
+                    Selector::SameUser
+                    | Selector::Internet
+                    | Selector::Everywhere
+                    | Selector::Shared
+                    | Selector::Addresses(_),
+                ) => Err(format!("{place}: {:?} can't own: name users, groups, autogroups or tags", owner.text)),
+                read => read.map_err(|why| format!("{place}: {why}")),
+            };
             selectors.extend(findings.keep(selector, &owner.span));
         }
         names.tag_owners.insert(tag, selectors);
@@ -208,14 +218,16 @@ impl Reader<'_> {
         let fields = self.findings.fields(value, &known);
         match fields.get("action").and_then(|value| self.findings.text(value)) {
             Some(action) if action.text == "accept" => {}
-            Some(action) => self.findings.fault(format!("{:?} is not a valid action", action.text), &action.span),
-            None => self.findings.fault("action must be specified", &value.span),
+            Some(action) if !action.text.is_empty() => {
+                self.findings.fault(format!("{:?} is not a valid action", action.text), &action.span)
+            }
+            Some(_) | None => self.findings.fault("action must be specified", &value.span),
         }
         let src = self.sources(fields.get("src").or_else(|| fields.get("users")));
         let protocol = fields.get("proto").and_then(|value| self.findings.text(value));
         let protocol = match protocol {
-            Some(text) if !text.text.is_empty() => Some(self.findings.keep(parse_protocol(&text.text), &text.span)?),
-            Some(_) | None => None,
+            Some(text) => self.findings.keep(parse_protocol(&text.text), &text.span)?,
+            None => None,
         };
         let mut dst = Vec::new();
         let written = fields.get("dst").or_else(|| fields.get("ports"));
@@ -246,7 +258,7 @@ impl Reader<'_> {
         let src = self.sources(fields.get("src"));
         let mut traffic: Vec<Traffic> = Vec::new();
         for text in fields.get("ip").map(|value| self.findings.texts(value)).unwrap_or_default() {
-            let Some(more) = self.findings.keep(parse_traffic(text.text.trim()), &text.span) else { continue };
+            let Some(more) = self.findings.keep(parse_traffic(&text.text), &text.span) else { continue };
             match traffic.iter_mut().find(|traffic| traffic.protocol == more.protocol) {
                 Some(traffic) => traffic.ports.extend(more.ports),
                 None => traffic.push(more),
@@ -297,7 +309,7 @@ impl Reader<'_> {
     }
 
     /// Conditions on devices can't be checked, and a rule that can't be checked lets nobody through.
-    fn conditional(&mut self, fields: &Fields<'_>) -> bool {
+    pub(crate) fn conditional(&mut self, fields: &Fields<'_>) -> bool {
         let Some(value) = fields.get("srcPosture") else { return self.default_posture };
         let conditions = self.findings.texts(value);
         if !conditions.is_empty() {
@@ -318,6 +330,7 @@ impl Reader<'_> {
             Selector::Everywhere
             | Selector::Tag(_)
             | Selector::Tagged
+            | Selector::Shared
             | Selector::SameUser
             | Selector::Internet
             | Selector::Addresses(_) => false,
@@ -354,8 +367,8 @@ impl Reader<'_> {
         for text in self.findings.texts(value) {
             let selector = self.selector(&text.text).map_err(|why| format!("{place}: {why}"));
             let names_nobody = |selector: &Selector| {
-                use Selector::{Addresses, Everywhere, Internet, SameUser};
-                matches!(selector, SameUser | Internet | Everywhere | Addresses(_))
+                use Selector::{Addresses, Everywhere, Internet, SameUser, Shared};
+                matches!(selector, SameUser | Internet | Everywhere | Shared | Addresses(_))
             };
             let selector = match selector {
                 Ok(selector) if names_nobody(&selector) => {
@@ -374,7 +387,7 @@ impl Reader<'_> {
         for text in fields.get("target").map(|value| self.findings.texts(value)).unwrap_or_default() {
             let selector = self.selector(&text.text);
             let selector = match selector {
-                Ok(Selector::SameUser | Selector::Internet | Selector::Everywhere) => {
+                Ok(Selector::SameUser | Selector::Internet | Selector::Everywhere | Selector::Shared) => {
                     Err(format!("{:?} is not valid as a target of nodeAttrs", text.text))
                 }
                 read => read,
@@ -398,17 +411,19 @@ impl Reader<'_> {
     }
 
     fn test(&mut self, value: &Value) -> Option<Test> {
-        let fields = self.findings.fields(value, &["src", "proto", "accept", "deny", "allow", "srcPostureAttrs"]);
+        // `user` and `allow` are what `src` and `accept` were called at first.
+        let known = ["src", "proto", "accept", "deny", "user", "allow", "srcPostureAttrs"];
+        let fields = self.findings.fields(value, &known);
         let mut texts = |name| fields.get(name).map(|value| self.findings.texts(value)).unwrap_or_default();
-        // `allow` is what `accept` was called at first.
         let accept = texts("accept").into_iter().chain(texts("allow")).collect();
         let deny = texts("deny");
         let mut text = |name| fields.get(name).and_then(|value| self.findings.text(value));
-        Some(Test { src: text("src"), protocol: text("proto"), accept, deny, at: value.span.clone() })
+        let src = text("src").or_else(|| text("user"));
+        Some(Test { src, protocol: text("proto"), accept, deny, at: value.span.clone() })
     }
 
     fn ssh_test(&mut self, value: &Value) -> Option<SshTest> {
-        let fields = self.findings.fields(value, &["src", "dst", "accept", "check", "deny"]);
+        let fields = self.findings.fields(value, &["src", "dst", "accept", "check", "deny", "srcPostureAttrs"]);
         let mut texts = |name| fields.get(name).map(|value| self.findings.texts(value)).unwrap_or_default();
         let (dst, accept, check, deny) = (texts("dst"), texts("accept"), texts("check"), texts("deny"));
         for text in &dst {
@@ -423,8 +438,12 @@ impl Reader<'_> {
 
 /// `host:ports`, where the host may be an IPv6 address or prefix.
 pub(crate) fn split_ports(text: &str) -> Result<(&str, &str), String> {
-    let missing = || format!("dst={text:?}: ports are missing; write `{text}:*` for all");
+    // The wording is that of Go's `tailcfg.ParseHostPortRange`.
+    let missing = || format!("dst={text:?}: hostport must contain a colon (\":\"); `{text}:*` is all of its ports");
     let (target, ports) = text.rsplit_once(':').ok_or_else(missing)?;
+    if target.contains(',') {
+        return Err(format!("dst={text:?}: host cannot contain a comma (\",\")"));
+    }
     Ok((target.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(target), ports))
 }
 
@@ -434,6 +453,7 @@ fn check_destination(target: &Selector, place: &str) -> Result<(), String> {
             Err(format!("{place}: to allow all IP addresses, use \"*\" or \"autogroup:internet\""))
         }
         Selector::Everywhere => Err(format!("{place}: autogroup:danger-all is a source only; use \"*\"")),
+        Selector::Shared => Err(format!("{place}: autogroup:shared is a source only")),
         Selector::Any
         | Selector::User(_)
         | Selector::Domain(_)
@@ -449,10 +469,12 @@ fn check_destination(target: &Selector, place: &str) -> Result<(), String> {
 }
 
 /// Capabilities in the domain tailscale.com that a grant may give (Tailscale's documentation of application capabilities).
-const GRANTABLE: [&str; 9] = [
+const GRANTABLE: [&str; 11] = [
+    "tailscale.com/cap/aperture",
     "tailscale.com/cap/drive",
     "tailscale.com/cap/golink",
     "tailscale.com/cap/kubernetes",
+    "tailscale.com/cap/proxy-to-grafana",
     "tailscale.com/cap/relay",
     "tailscale.com/cap/secrets",
     "tailscale.com/cap/tsidp",

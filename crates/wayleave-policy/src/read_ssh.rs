@@ -18,11 +18,13 @@ pub(crate) fn rule(reader: &mut Reader<'_>, value: &Value) -> Option<SshRule> {
     let fields = reader.findings.fields(value, &known);
     let action = fields.get("action").and_then(|value| reader.findings.text(value));
     let period = fields.get("checkPeriod").and_then(|value| reader.findings.text(value));
+    // What is wrong with a period is wrong whether or not it is used.
+    let period = match period {
+        Some(period) => reader.findings.keep(check_period(&period.text), &period.span),
+        None => Some(CheckPeriod::For(USUAL_CHECK)),
+    };
     let check = match action {
-        Some(action) if action.text == "check" => Some(match period {
-            Some(period) => reader.findings.keep(check_period(&period.text), &period.span)?,
-            None => CheckPeriod::For(USUAL_CHECK),
-        }),
+        Some(action) if action.text == "check" => Some(period?),
         Some(action) if action.text == "accept" => None,
         Some(action) if !action.text.is_empty() => {
             reader.findings.fault(format!("{:?} is not a valid action", action.text), &action.span);
@@ -34,6 +36,10 @@ pub(crate) fn rule(reader: &mut Reader<'_>, value: &Value) -> Option<SshRule> {
         }
     };
     let src = reader.sources(fields.get("src"));
+    if check.is_some() && src.iter().any(|src| matches!(src, Selector::Tag(_) | Selector::Tagged)) {
+        let message = "tagged devices cannot be sources of a rule with action \"check\": there is no person to ask";
+        reader.findings.fault(message, &value.span);
+    }
     let mut dst = Vec::new();
     for text in fields.get("dst").map(|value| reader.findings.texts(value)).unwrap_or_default() {
         let target = destination(reader, &text);
@@ -54,7 +60,7 @@ pub(crate) fn rule(reader: &mut Reader<'_>, value: &Value) -> Option<SshRule> {
         }
         accept_env.push(text.text);
     }
-    for unsupported in ["recorder", "enforceRecorder", "srcPosture"] {
+    for unsupported in ["recorder", "enforceRecorder"] {
         if let Some(value) = fields.get(unsupported) {
             reader.findings.fault(format!("`{unsupported}` is not supported in ssh rules"), &value.span);
         }
@@ -63,26 +69,28 @@ pub(crate) fn rule(reader: &mut Reader<'_>, value: &Value) -> Option<SshRule> {
         let message = "autogroup:self can only be used with users, groups, or supported autogroups";
         reader.findings.fault(message, &value.span);
     }
-    Some(SshRule { src, dst, users, check, accept_env })
+    // Nobody gets a shell on another user's machine (Tailscale's documentation of `ssh`; the wording is the hosted control plane's, as
+    // told in public reports).
+    if dst.iter().any(|dst| matches!(dst, Selector::User(_)) && src.iter().any(|src| src != dst)) {
+        reader.findings.fault("users in dst are only allowed from the same user", &value.span);
+    }
+    (!reader.conditional(&fields)).then_some(SshRule { src, dst, users, check, accept_env })
 }
 
-/// Nodes are named by owner or tag; an address or a host's name says nothing of whose machine it is.
+/// Tagged nodes, one's own, or a user's. An address or a host's name says nothing of whose machine it is, and a group's machines are not
+/// its members' in common.
 fn destination(reader: &Reader<'_>, text: &Text) -> Result<Selector, String> {
     let invalid = || format!("invalid dst {:?}", text.text.trim());
     match reader.selector(&text.text) {
-        Ok(
-            target @ (Selector::Tag(_)
-            | Selector::User(_)
-            | Selector::SameUser
-            | Selector::Member
-            | Selector::Tagged
-            | Selector::Role(_)),
-        ) => Ok(target),
+        Ok(target @ (Selector::Tag(_) | Selector::User(_) | Selector::SameUser | Selector::Tagged)) => Ok(target),
         Ok(
             Selector::Any
             | Selector::Everywhere
             | Selector::Domain(_)
             | Selector::Group(_)
+            | Selector::Member
+            | Selector::Role(_)
+            | Selector::Shared
             | Selector::Internet
             | Selector::Addresses(_),
         ) => Err(invalid()),
@@ -98,6 +106,7 @@ fn is_people(selector: &Selector) -> bool {
         | Selector::Everywhere
         | Selector::Tag(_)
         | Selector::Tagged
+        | Selector::Shared
         | Selector::SameUser
         | Selector::Internet
         | Selector::Addresses(_) => false,

@@ -165,7 +165,7 @@ impl Rules {
                     self.by_tag.entry(tag.clone()).or_insert_with(empty).insert(at);
                     continue;
                 }
-                Selector::Addresses(_) | Selector::SameUser | Selector::Internet => continue,
+                Selector::Addresses(_) | Selector::Shared | Selector::SameUser | Selector::Internet => continue,
                 Selector::User(_) | Selector::Group(_) | Selector::Domain(_) | Selector::Role(_) => {
                     self.users_of(selector)
                 }
@@ -244,6 +244,7 @@ pub(crate) fn users_of(selector: &Selector, file: &PolicyFile, people: &People) 
         | Selector::Everywhere
         | Selector::Tag(_)
         | Selector::Tagged
+        | Selector::Shared
         | Selector::SameUser
         | Selector::Internet
         | Selector::Addresses(_) => Vec::new(),
@@ -346,6 +347,7 @@ impl Build {
                     | Selector::Tag(_)
                     | Selector::Member
                     | Selector::Tagged
+                    | Selector::Shared
                     | Selector::Role(_)) => To::Nodes(self.number(nodes)),
                 };
                 Target { to, traffic: Arc::clone(&destination.traffic) }

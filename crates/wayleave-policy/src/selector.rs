@@ -30,6 +30,9 @@ pub enum Selector {
     Tagged,
     /// `autogroup:admin` and its like: untagged nodes of users with a role.
     Role(UserRole),
+    /// `autogroup:shared`: people with whom a node is shared. There are none here; policies that name them are read all the same. A source
+    /// only.
+    Shared,
     /// `autogroup:self`: the other untagged nodes of the same user. A destination only.
     SameUser,
     /// `autogroup:internet`: what an exit leads to. A destination only.
@@ -101,6 +104,7 @@ fn autogroup(name: &str) -> Option<Selector> {
     Some(match name {
         "member" | "members" => Selector::Member,
         "tagged" => Selector::Tagged,
+        "shared" => Selector::Shared,
         "self" => Selector::SameUser,
         "internet" => Selector::Internet,
         "danger-all" => Selector::Everywhere,
@@ -126,6 +130,7 @@ impl fmt::Display for Selector {
             Self::Member => f.write_str("autogroup:member"),
             Self::Tagged => f.write_str("autogroup:tagged"),
             Self::Role(role) => write!(f, "autogroup:{role}"),
+            Self::Shared => f.write_str("autogroup:shared"),
             Self::SameUser => f.write_str("autogroup:self"),
             Self::Internet => f.write_str("autogroup:internet"),
             Self::Addresses(prefix) => f.write_str(&listed(prefix)),

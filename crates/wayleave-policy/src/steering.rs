@@ -83,6 +83,7 @@ impl Reach {
                     | Selector::Member
                     | Selector::Tagged
                     | Selector::Role(_)
+                    | Selector::Shared
                     | Selector::SameUser
                     | Selector::Internet => {}
                 }

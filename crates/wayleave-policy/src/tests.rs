@@ -4,13 +4,14 @@
 //! rules for that node's owner or tags count too.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use wayleave_model::{Owner, Tag, UserId};
 
-use crate::compiled::CompiledPolicy;
+use crate::compiled::{CompiledPolicy, Standing};
 use crate::file::{PolicyFile, SshTest, Test};
 use crate::people::Surroundings;
-use crate::ports::{Ports, TCP, UDP, parse_ports, parse_protocol};
+use crate::ports::{ICMP, ICMP_V6, TCP, Traffic, UDP, parse_protocol, port};
 use crate::read::split_ports;
 use crate::rules::{SshClause, Target, To};
 use crate::selector::Selector;
@@ -40,10 +41,8 @@ pub(crate) enum Party {
     User(UserId),
     Tag(Tag),
     Address(IpAddr, Option<Owner>),
-    /// The source's own devices.
-    SameUser,
-    Internet,
-    Everything,
+    /// Whoever asks.
+    Anybody,
 }
 
 impl CompiledPolicy {
@@ -78,88 +77,130 @@ impl CompiledPolicy {
         if test.accept.is_empty() && test.deny.is_empty() {
             return fail("neither `accept` nor `deny` says anything".to_owned(), &test.at);
         }
-        let sources = match self.parties(&src.text, around, Side::Source) {
+        let sources = match self.parties(&src.text, around) {
             Ok(sources) => sources,
             Err(why) => return fail(format!("src: {why}"), &src.span),
         };
         let protocols = match &test.protocol {
             None => vec![TCP, UDP],
-            Some(text) if text.text.is_empty() => vec![TCP, UDP],
             Some(text) => match parse_protocol(&text.text) {
-                Ok(protocol) => vec![protocol],
+                Ok(None) => vec![TCP, UDP],
+                Ok(Some(protocol)) => vec![protocol],
                 Err(why) => return fail(why, &text.span),
             },
         };
         let wanted = test.accept.iter().map(|text| (text, true)).chain(test.deny.iter().map(|text| (text, false)));
         for (text, accept) in wanted {
-            let (targets, ports) = match self.test_destination(&text.text, around) {
+            let (targets, port) = match self.test_destination(&text.text, around) {
                 Ok(parsed) => parsed,
                 Err(why) => {
                     fail(why, &text.span);
                     continue;
                 }
             };
-            let allowed = |source: &Party, target: &Party, port: Ports| {
+            let allowed = |(source, target): (&Party, &Party)| {
                 protocols.iter().any(|protocol| self.allows(source, target, *protocol, port))
             };
-            let mut cases = sources.iter().flat_map(|source| {
-                let ports = &ports;
-                targets.iter().flat_map(move |target| ports.iter().map(move |port| (source, target, *port)))
-            });
-            if accept && !cases.clone().all(|(source, target, port)| allowed(source, target, port)) {
-                fail(format!("{:?} can't reach {:?}, and has to", src.text, text.text), &text.span);
-            } else if !accept && cases.any(|(source, target, port)| allowed(source, target, port)) {
-                fail(format!("{:?} can reach {:?}, and must not", src.text, text.text), &text.span);
+            if accept {
+                let mut pairs = sources.iter().flat_map(|source| targets.iter().map(move |target| (source, target)));
+                if !pairs.all(allowed) {
+                    fail(format!("{:?} can't reach {:?}, and has to", src.text, text.text), &text.span);
+                }
+            } else {
+                // One machine of the source that reaches one of the destination is enough.
+                let (sources, targets) = (self.with_nodes(&sources), self.with_nodes(&targets));
+                let mut pairs = sources.iter().flat_map(|source| targets.iter().map(move |target| (source, target)));
+                if pairs.any(allowed) {
+                    fail(format!("{:?} can reach {:?}, and must not", src.text, text.text), &text.span);
+                }
             }
         }
     }
 
-    fn test_destination(&self, text: &str, around: &Surroundings) -> Result<(Vec<Party>, Vec<Ports>), String> {
-        let (target, ports) = split_ports(text.trim())?;
-        let ports = parse_ports(ports).map_err(|why| format!("{text:?}: {why}"))?;
-        Ok((self.parties(target, around, Side::Destination)?, ports))
+    /// A test is about one port: no range, no list, no `*` (Tailscale's documentation of `tests`). 0 stands for protocols without ports.
+    fn test_destination(&self, text: &str, around: &Surroundings) -> Result<(Vec<Party>, u16), String> {
+        let (target, written) = split_ports(text.trim())?;
+        let port = port(written).ok_or_else(|| format!("{text:?}: a test is about one port, by its number"))?;
+        Ok((self.parties(target, around)?, port))
     }
 
-    pub(crate) fn parties(&self, text: &str, around: &Surroundings, side: Side) -> Result<Vec<Party>, String> {
+    /// Whom or what a test is about: a user, a group, a tag, an address, or a host that is one (Tailscale's documentation of `tests`).
+    ///
+    /// # Errors
+    ///
+    /// It is none of them, or names nobody.
+    pub(crate) fn parties(&self, text: &str, around: &Surroundings) -> Result<Vec<Party>, String> {
         let rules = &self.rules;
         let selector = rules.file.names.selector(text, around)?;
         let parties: Vec<Party> = match &selector {
-            Selector::Any | Selector::Everywhere if side == Side::Destination => vec![Party::Everything],
-            Selector::Any | Selector::Everywhere => {
-                let tags = rules.file.names.tag_owners.keys().cloned().map(Party::Tag);
-                rules.people.all().map(Party::User).chain(tags).collect()
-            }
-            Selector::User(_) | Selector::Group(_) | Selector::Domain(_) | Selector::Role(_) | Selector::Member => {
-                rules.users_of(&selector).into_iter().map(Party::User).collect()
-            }
+            Selector::User(_) | Selector::Group(_) => rules.users_of(&selector).into_iter().map(Party::User).collect(),
             Selector::Tag(tag) => vec![Party::Tag(tag.clone())],
-            Selector::Tagged => rules.file.names.tag_owners.keys().cloned().map(Party::Tag).collect(),
-            Selector::SameUser if side == Side::Destination => vec![Party::SameUser],
-            Selector::Internet if side == Side::Destination => vec![Party::Internet],
-            Selector::SameUser | Selector::Internet => return Err(format!("{text:?} can't be a source")),
             Selector::Addresses(prefix) => {
                 let net = prefix.net();
                 if net.prefix_len() != net.max_prefix_len() {
                     return Err(format!("{text:?} is more than one address; a test is about one"));
                 }
-                let address = prefix.network();
-                let owner = self.nodes.values().find(|standing| standing.subject.addresses.contains(&address));
-                vec![Party::Address(address, owner.map(|standing| standing.subject.owner.clone()))]
+                vec![self.party_at(prefix.network())]
+            }
+            Selector::Any
+            | Selector::Everywhere
+            | Selector::Domain(_)
+            | Selector::Role(_)
+            | Selector::Member
+            | Selector::Tagged
+            | Selector::Shared
+            | Selector::SameUser
+            | Selector::Internet => {
+                return Err(format!(
+                    "{text:?} is nobody in particular; name a user, a group, a tag, a host or an address"
+                ));
             }
         };
         if parties.is_empty() { Err(format!("{text:?} names nobody")) } else { Ok(parties) }
     }
 
-    fn allows(&self, source: &Party, target: &Party, protocol: u16, ports: Ports) -> bool {
+    fn party_at(&self, address: IpAddr) -> Party {
+        let owner = self.nodes.values().find(|standing| standing.subject.addresses.contains(&address));
+        Party::Address(address, owner.map(|standing| standing.subject.owner.clone()))
+    }
+
+    /// These parties, and each address of the nodes that are theirs.
+    fn with_nodes(&self, parties: &[Party]) -> Vec<Party> {
+        let mut all = parties.to_vec();
+        for party in parties {
+            for standing in self.nodes_of(party) {
+                let owner = Some(standing.subject.owner.clone());
+                all.extend(standing.subject.addresses.iter().map(|address| Party::Address(*address, owner.clone())));
+            }
+        }
+        all
+    }
+
+    fn nodes_of<'a>(&'a self, party: &'a Party) -> impl Iterator<Item = &'a Standing> {
+        self.nodes.values().map(Arc::as_ref).filter(move |standing| match (party, &standing.subject.owner) {
+            (Party::User(user), Owner::User(own)) => user == own,
+            (Party::Tag(tag), Owner::Tags { tags, .. }) => tags.contains(tag),
+            _other => false,
+        })
+    }
+
+    /// What a client's packet filter would say (the client's `wgengine/filter`): where any packet may go, pings may; protocols with ports
+    /// need theirs; addresses of two families never meet.
+    fn allows(&self, source: &Party, target: &Party, protocol: u16, port: u16) -> bool {
+        if let (Party::Address(from, _), Party::Address(to, _)) = (source, target)
+            && from.is_ipv4() != to.is_ipv4()
+        {
+            return false;
+        }
+        let is_ping = matches!(protocol, ICMP | ICMP_V6);
+        let lets_through = |traffic: &Traffic| {
+            let named = traffic.protocol == Some(protocol);
+            let usual = traffic.protocol.is_none() && matches!(protocol, TCP | UDP);
+            is_ping || ((named || usual) && traffic.ports.iter().any(|ports| ports.contains(port)))
+        };
         self.rules.clauses.iter().any(|clause| {
             let mut src = self.rules.source_lists[clause.sources].iter();
-            let concerned = |to: &Target| {
-                let passes = to.traffic.iter().any(|traffic| {
-                    let usual = traffic.protocol.is_none() && [1, TCP, UDP, 58].contains(&protocol);
-                    (usual || traffic.protocol == Some(protocol)) && traffic.ports.iter().any(|own| own.covers(ports))
-                });
-                passes && self.is_target(to.to, source, target)
-            };
+            let concerned = |to: &Target| to.traffic.iter().any(lets_through) && self.is_target(to.to, source, target);
             src.any(|at| self.is_party(&self.rules.selectors[*at], source)) && clause.dst.iter().any(concerned)
         })
     }
@@ -169,15 +210,10 @@ impl CompiledPolicy {
             To::Any => true,
             To::Nodes(at) => self.is_party(&self.rules.selectors[at], target),
             To::Addresses(at, _) => self.is_party(&self.rules.selectors[at], target),
-            To::SameUser => match (user_of(source), target) {
-                (Some(_), Party::SameUser) => true,
-                (Some(own), other) => user_of(other) == Some(own),
-                (None, _) => false,
-            },
+            To::SameUser => user_of(source).is_some() && user_of(source) == user_of(target),
             To::Internet => match target {
-                Party::Internet => true,
                 Party::Address(address, _) => crate::filter::internet().any(|prefix| prefix.contains(*address)),
-                Party::User(_) | Party::Tag(_) | Party::SameUser | Party::Everything => false,
+                Party::User(_) | Party::Tag(_) | Party::Anybody => false,
             },
         }
     }
@@ -185,38 +221,33 @@ impl CompiledPolicy {
     /// Whether a selector of a rule names this party.
     pub(crate) fn is_party(&self, selector: &Selector, party: &Party) -> bool {
         match selector {
-            Selector::Any | Selector::Everywhere => !matches!(party, Party::Everything),
+            Selector::Everywhere => true,
+            Selector::Any => match party {
+                Party::Address(_, Some(_)) | Party::User(_) | Party::Tag(_) | Party::Anybody => true,
+                Party::Address(address, None) => self.is_any_source(address),
+            },
             Selector::Addresses(prefix) => match party {
                 Party::Address(address, _) => prefix.contains(*address),
-                Party::User(_) | Party::Tag(_) => self.all_inside(party, |address| prefix.contains(*address)),
-                Party::SameUser | Party::Internet | Party::Everything => false,
+                Party::User(_) | Party::Tag(_) => {
+                    let mut own = self.nodes_of(party).peekable();
+                    let inside =
+                        |standing: &Standing| standing.subject.addresses.iter().any(|own| prefix.contains(*own));
+                    own.peek().is_some() && own.all(inside)
+                }
+                Party::Anybody => false,
             },
             Selector::Tag(tag) => match party {
                 Party::Tag(own) => own == tag,
                 Party::Address(_, Some(Owner::Tags { tags, .. })) => tags.contains(tag),
-                Party::Address(..) | Party::User(_) | Party::SameUser | Party::Internet | Party::Everything => false,
+                Party::Address(..) | Party::User(_) | Party::Anybody => false,
             },
             Selector::Tagged => matches!(party, Party::Tag(_) | Party::Address(_, Some(Owner::Tags { .. }))),
             Selector::Member => user_of(party).is_some(),
             Selector::User(_) | Selector::Group(_) | Selector::Domain(_) | Selector::Role(_) => {
                 user_of(party).is_some_and(|user| self.rules.users_of(selector).contains(&user))
             }
-            Selector::SameUser | Selector::Internet => false,
+            Selector::Shared | Selector::SameUser | Selector::Internet => false,
         }
-    }
-
-    /// Whether a party has nodes, and each of them an address that fits.
-    fn all_inside(&self, party: &Party, fits: impl Fn(&IpAddr) -> bool) -> bool {
-        let mut own = self
-            .nodes
-            .values()
-            .filter(|standing| match (party, &standing.subject.owner) {
-                (Party::User(user), Owner::User(own)) => user == own,
-                (Party::Tag(tag), Owner::Tags { tags, .. }) => tags.contains(tag),
-                _other => false,
-            })
-            .peekable();
-        own.peek().is_some() && own.all(|standing| standing.subject.addresses.iter().any(&fits))
     }
 
     fn run_ssh_test(&self, test: &SshTest, around: &Surroundings, fail: &mut dyn FnMut(String, &Span)) {
@@ -224,7 +255,7 @@ impl CompiledPolicy {
         if test.accept.is_empty() && test.check.is_empty() && test.deny.is_empty() {
             return fail("none of `accept`, `check` and `deny` says anything".to_owned(), &test.at);
         }
-        let sources = match self.parties(&src.text, around, Side::Source) {
+        let sources = match self.parties(&src.text, around) {
             Ok(sources) => sources,
             Err(why) => return fail(format!("src: {why}"), &src.span),
         };
@@ -233,7 +264,7 @@ impl CompiledPolicy {
         }
         let mut targets = Vec::new();
         for text in &test.dst {
-            match self.parties(&text.text, around, Side::Destination) {
+            match self.parties(&text.text, around) {
                 Ok(parties) => targets.extend(parties),
                 Err(why) => fail(format!("dst: {why}"), &text.span),
             }
@@ -268,15 +299,9 @@ impl CompiledPolicy {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    Source,
-    Destination,
-}
-
 const fn user_of(party: &Party) -> Option<UserId> {
     match party {
         Party::User(user) | Party::Address(_, Some(Owner::User(user))) => Some(*user),
-        Party::Tag(_) | Party::Address(..) | Party::SameUser | Party::Internet | Party::Everything => None,
+        Party::Tag(_) | Party::Address(..) | Party::Anybody => None,
     }
 }

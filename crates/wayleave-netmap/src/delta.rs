@@ -96,7 +96,7 @@ pub fn delta(
         || was.node.owner != is.node.owner
         || old.policy.class_of(viewer) != new.policy.class_of(viewer);
     let changed = if new.policy_version != old.policy_version || another {
-        everybody = old.nodes.keys().chain(new.nodes.keys()).copied().collect();
+        everybody = old.policy.peers(viewer).into_iter().chain(new.policy.peers(viewer)).collect();
         &everybody
     } else {
         changed

@@ -68,5 +68,8 @@ pub fn peers<'a>(
     snapshot: &'a Snapshot,
     viewer: &'a NodeView,
 ) -> impl Iterator<Item = (NodeId, &'a Arc<NodeView>, Told)> + 'a {
-    snapshot.nodes.iter().filter_map(move |(id, peer)| told(snapshot, viewer, peer).map(|told| (*id, peer, told)))
+    snapshot.policy.peers(viewer.node.id).into_iter().filter_map(move |id| {
+        let peer = snapshot.nodes.get(&id)?;
+        told(snapshot, viewer, peer).map(|told| (id, peer, told))
+    })
 }

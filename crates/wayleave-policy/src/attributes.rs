@@ -14,7 +14,7 @@ const FUNNEL: [&str; 2] =
 
 pub(crate) fn of_class(rules: &Rules, class: &ClassKey) -> BTreeMap<String, Arc<serde_json::Value>> {
     let null = Arc::new(serde_json::Value::Null);
-    let mut all = BTreeMap::new();
+    let mut all: BTreeMap<String, Arc<serde_json::Value>> = BTreeMap::new();
     for (entry, targets) in rules.file.node_attributes.iter().zip(&rules.attribute_targets) {
         if class.matches.is_disjoint(targets) {
             continue;
@@ -23,7 +23,13 @@ pub(crate) fn of_class(rules: &Rules, class: &ClassKey) -> BTreeMap<String, Arc<
             if name == "funnel" {
                 all.extend(FUNNEL.iter().map(|name| ((*name).to_owned(), Arc::clone(&null))));
             }
-            all.insert(name.clone(), Arc::clone(value));
+            // The values of several entries are put together, in the order of the text.
+            match (all.get_mut(name).map(Arc::make_mut), value.as_ref()) {
+                (Some(serde_json::Value::Array(own)), serde_json::Value::Array(more)) => {
+                    own.extend(more.iter().cloned())
+                }
+                (_, _) => drop(all.insert(name.clone(), Arc::clone(value))),
+            }
         }
     }
     all

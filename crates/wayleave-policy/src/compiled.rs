@@ -10,9 +10,10 @@ use ipnet::Ipv4Net;
 use wayleave_model::{NodeId, Owner, Prefix, TAILNET_V4, TAILNET_V6, Tag, UserId};
 
 use crate::class::{Class, ClassKey};
-use crate::filter::{FilterRule, Inhabitants, Sources, fill_in};
+use crate::filter::{FilterRule, Inhabitants, Listed, fill_in};
 use crate::rules::{Index, Rules};
 use crate::selector::{Selector, listed};
+use crate::ssh::SshRule;
 use crate::steering::{Exits, Steering};
 
 /// A node, as far as a policy asks.
@@ -33,19 +34,30 @@ pub(crate) struct Standing {
     pub(crate) class: Arc<Class>,
 }
 
+impl Standing {
+    /// Whose it is; `None` for what is tagged or nobody's.
+    pub(crate) fn user(&self) -> Option<UserId> {
+        self.subject.owner.user().filter(|_| self.class.key.is_owned)
+    }
+}
+
 /// A policy that is ready to answer.
 #[derive(Clone, Debug)]
 pub struct CompiledPolicy {
     pub(crate) rules: Arc<Rules>,
     pub(crate) nodes: OrdMap<NodeId, Arc<Standing>>,
     classes: OrdMap<ClassKey, Arc<Class>>,
+    /// The classes that have nodes, by their numbers, and those nodes.
+    pub(crate) by_class: OrdMap<u32, (Arc<Class>, OrdSet<NodeId>)>,
     /// Prefixes that are approved for somebody and are no exit, with for how many.
     approved: OrdMap<Prefix, usize>,
     pub(crate) by_user: OrdMap<UserId, OrdSet<NodeId>>,
     /// For each selector that matches nodes by whose they are: the nodes.
     pub(crate) members: Vec<OrdMap<NodeId, Arc<[String]>>>,
     /// What each list of sources stands for, worked out when it is first asked for.
-    sources: Vec<Arc<OnceLock<Sources>>>,
+    sources: Vec<Arc<OnceLock<Listed>>>,
+    /// For each rule about shells: what it is for a tagged destination, worked out when it is first asked for.
+    pub(crate) shells: Vec<Arc<OnceLock<Arc<[SshRule]>>>>,
 }
 
 impl CompiledPolicy {
@@ -54,10 +66,12 @@ impl CompiledPolicy {
         Self {
             nodes: OrdMap::new(),
             classes: OrdMap::new(),
+            by_class: OrdMap::new(),
             approved: OrdMap::new(),
             by_user: OrdMap::new(),
             members: vec![OrdMap::new(); rules.selectors.len()],
             sources: rules.source_lists.iter().map(|_| Arc::default()).collect(),
+            shells: rules.ssh.iter().map(|_| Arc::default()).collect(),
             rules,
         }
     }
@@ -101,6 +115,7 @@ impl CompiledPolicy {
                 class
             }
         };
+        self.by_class.entry(class.id).or_insert_with(|| (Arc::clone(&class), OrdSet::new())).1.insert(id);
         for prefix in subject.approved.iter().filter(|prefix| !prefix.is_exit()) {
             *self.approved.entry(*prefix).or_insert(0) += 1;
         }
@@ -128,6 +143,12 @@ impl CompiledPolicy {
             own.remove(&id);
             if own.is_empty() {
                 self.by_user.remove(user);
+            }
+        }
+        if let Some((_, members)) = self.by_class.get_mut(&old.class.id) {
+            members.remove(&id);
+            if members.is_empty() {
+                self.by_class.remove(&old.class.id);
             }
         }
         for at in old.class.key.matches.ones().filter(|at| self.rules.is_owner_selector(*at)) {
@@ -158,6 +179,11 @@ impl CompiledPolicy {
                 *sources = Arc::default();
             }
         }
+        for (clause, shells) in self.rules.ssh.iter().zip(&mut self.shells) {
+            if !clause.src_bits.is_disjoint(matches) {
+                *shells = Arc::default();
+            }
+        }
     }
 
     fn class(&self, node: NodeId) -> Option<&Arc<Class>> {
@@ -180,16 +206,6 @@ impl CompiledPolicy {
         self.rules.allows_everything()
     }
 
-    /// Whether a viewer has a peer on its map: some rule lets one of them reach the other, or what the other leads to.
-    pub fn sees(&self, viewer: NodeId, peer: NodeId) -> bool {
-        let (Some(a), Some(b)) = (self.nodes.get(&viewer), self.nodes.get(&peer)) else { return false };
-        a.class.connects(&b.class) || {
-            let same_user =
-                a.class.key.is_owned && a.subject.owner.user() == b.subject.owner.user() && b.class.key.is_owned;
-            same_user && (a.class.to_own || b.class.to_own)
-        }
-    }
-
     /// Through whom a viewer reaches a prefix that is no exit.
     pub fn steering(&self, viewer: NodeId, prefix: &Prefix) -> Steering {
         self.class(viewer).map_or(Steering::Nowhere, |class| class.steering(&self.rules, prefix))
@@ -210,7 +226,7 @@ impl CompiledPolicy {
     /// The tag groups that some node reaches some approved prefix through, with those prefixes: each is an election of its own.
     pub fn steered(&self) -> BTreeMap<Arc<BTreeSet<Tag>>, BTreeSet<Prefix>> {
         let mut all: BTreeMap<_, BTreeSet<Prefix>> = BTreeMap::new();
-        for class in self.classes.values().filter(|class| class.is_steered(&self.rules)) {
+        for (class, _) in self.by_class.values().filter(|(class, _)| class.is_steered(&self.rules)) {
             for prefix in self.approved.keys() {
                 if let Steering::Via(tags) = class.steering(&self.rules, prefix) {
                     all.entry(tags).or_default().insert(*prefix);
@@ -228,8 +244,7 @@ impl CompiledPolicy {
     /// The packet filter of a node, reduced to what concerns it. Two nodes' rules share their sources.
     pub fn filter(&self, node: NodeId) -> Vec<FilterRule> {
         let Some(standing) = self.nodes.get(&node) else { return Vec::new() };
-        let user = standing.subject.owner.user().filter(|_| standing.class.key.is_owned);
-        let there = There { policy: self, user };
+        let there = There { policy: self, user: standing.user() };
         fill_in(standing.class.template(&self.rules), &standing.subject.addresses, &there)
     }
 
@@ -242,7 +257,7 @@ impl CompiledPolicy {
         in_tailnet || self.approved.keys().any(|prefix| prefix.contains(*address))
     }
 
-    fn list_of(&self, list: Index) -> Sources {
+    fn list_of(&self, list: Index) -> Listed {
         let made = self.sources[list].get_or_init(|| {
             let mut all: BTreeSet<String> = BTreeSet::new();
             for at in &self.rules.source_lists[list] {
@@ -265,9 +280,9 @@ impl CompiledPolicy {
                     | Selector::Internet => all.extend(self.members[*at].values().flat_map(|own| own.iter().cloned())),
                 }
             }
-            all.into_iter().collect()
+            Listed::new(all)
         });
-        Arc::clone(made)
+        made.clone()
     }
 }
 
@@ -289,17 +304,17 @@ struct There<'a> {
 }
 
 impl Inhabitants for There<'_> {
-    fn sources(&self, list: Index) -> Sources {
+    fn sources(&self, list: Index) -> Listed {
         self.policy.list_of(list)
     }
 
-    fn same_user(&self, selectors: &FixedBitSet) -> Sources {
+    fn same_user(&self, selectors: &FixedBitSet) -> Listed {
         let own = self.user.and_then(|user| self.policy.by_user.get(&user));
         let nodes = own.into_iter().flatten().filter_map(|node| self.policy.nodes.get(node));
         let matching =
             nodes.filter(|standing| selectors.is_empty() || !standing.class.key.matches.is_disjoint(selectors));
         let all: BTreeSet<String> =
             matching.flat_map(|standing| standing.subject.addresses.iter().map(IpAddr::to_string)).collect();
-        all.into_iter().collect()
+        Listed::new(all)
     }
 }

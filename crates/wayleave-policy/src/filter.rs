@@ -1,5 +1,6 @@
 //! Packet filters: for each node, what may come to it and to what it leads to, reduced to what concerns it.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -15,6 +16,27 @@ use crate::selector::listed;
 
 /// Addresses, prefixes and ranges, as filters list them: sorted, each once.
 pub type Sources = Arc<[String]>;
+
+/// Sources with a fingerprint, so that two lists are compared in full only where they are most likely the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) sources: Sources,
+    print: u64,
+}
+
+impl Listed {
+    pub(crate) fn new(all: BTreeSet<String>) -> Self {
+        // FNV-1a over the texts and what parts them. It only has to tell lists apart quickly, the same way each time.
+        let bytes = all.iter().flat_map(|text| text.bytes().chain([0]));
+        let print = bytes
+            .fold(0xcbf2_9ce4_8422_2325, |print: u64, byte| (print ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        Self { sources: all.into_iter().collect(), print }
+    }
+
+    fn says_the_same(&self, other: &Sources) -> bool {
+        Arc::ptr_eq(&self.sources, other) || self.sources == *other
+    }
+}
 
 /// A rule of a packet filter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,13 +66,13 @@ pub enum FilterRule {
 pub struct Capabilities(pub Arc<BTreeMap<String, Arc<serde_json::Value>>>);
 
 impl PartialOrd for Capabilities {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
 impl Ord for Capabilities {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+    fn cmp(&self, other: &Self) -> Ordering {
         let text = |own: &Self| own.0.iter().map(|(name, value)| (name.clone(), value.to_string())).collect::<Vec<_>>();
         text(self).cmp(&text(other))
     }
@@ -233,22 +255,23 @@ impl Class {
 /// What filling in needs to know of who is there.
 pub(crate) trait Inhabitants {
     /// What this list of selectors stands for.
-    fn sources(&self, list: Index) -> Sources;
+    fn sources(&self, list: Index) -> Listed;
     /// The addresses of the same user's nodes that match these selectors; no selectors: of all.
-    fn same_user(&self, selectors: &FixedBitSet) -> Sources;
+    fn same_user(&self, selectors: &FixedBitSet) -> Listed;
 }
 
-/// Fills in the rules of a class for one node.
+/// Fills in the rules of a class for one node. They stand in an order that follows from what they say and not from where it is written:
+/// a policy that is put into another order changes no filter.
 pub(crate) fn fill_in(templates: &[Template], own: &[IpAddr], there: &dyn Inhabitants) -> Vec<FilterRule> {
-    let mut rules: Vec<FilterRule> = Vec::new();
+    let mut rules: Vec<(u64, FilterRule)> = Vec::new();
     // What has the same sources and protocol is one rule (conformance cases acl-mr02 and acl-mr12).
-    let mut merged: BTreeMap<(Sources, Option<u16>), usize> = BTreeMap::new();
+    let mut merged: BTreeMap<(u64, Option<u16>), Vec<usize>> = BTreeMap::new();
     for template in templates {
-        let sources = match &template.from {
+        let listed = match &template.from {
             From::List(list) => there.sources(*list),
             From::SameUser(selectors) => there.same_user(selectors),
         };
-        if sources.is_empty() {
+        if listed.sources.is_empty() {
             continue;
         }
         match &template.kind {
@@ -260,11 +283,17 @@ pub(crate) fn fill_in(templates: &[Template], own: &[IpAddr], there: &dyn Inhabi
                 if filled.is_empty() {
                     continue;
                 }
-                let at = *merged.entry((Arc::clone(&sources), *protocol)).or_insert(rules.len());
-                match rules.get_mut(at) {
-                    Some(FilterRule::Packets { destinations, .. }) => destinations.extend(filled),
-                    Some(FilterRule::Capabilities { .. }) | None => {
-                        rules.push(FilterRule::Packets { sources, protocol: *protocol, destinations: filled })
+                let alike = merged.entry((listed.print, *protocol)).or_default();
+                let same = alike.iter().copied().find(|at| match rules.get(*at) {
+                    Some((_, FilterRule::Packets { sources, .. })) => listed.says_the_same(sources),
+                    Some((_, FilterRule::Capabilities { .. })) | None => false,
+                });
+                match same.and_then(|at| rules.get_mut(at)) {
+                    Some((_, FilterRule::Packets { destinations, .. })) => destinations.extend(filled),
+                    Some((_, FilterRule::Capabilities { .. })) | None => {
+                        alike.push(rules.len());
+                        let (sources, protocol) = (listed.sources, *protocol);
+                        rules.push((listed.print, FilterRule::Packets { sources, protocol, destinations: filled }));
                     }
                 }
             }
@@ -278,14 +307,38 @@ pub(crate) fn fill_in(templates: &[Template], own: &[IpAddr], there: &dyn Inhabi
                     })
                     .collect();
                 if !destinations.is_empty() {
-                    let capabilities = capabilities.clone();
+                    let (sources, capabilities) = (listed.sources, capabilities.clone());
                     let destinations = destinations.into_iter().collect();
-                    rules.push(FilterRule::Capabilities { sources, destinations, capabilities });
+                    rules.push((listed.print, FilterRule::Capabilities { sources, destinations, capabilities }));
                 }
             }
         }
     }
-    rules
+    for (_, rule) in &mut rules {
+        if let FilterRule::Packets { destinations, .. } = rule {
+            destinations.sort();
+        }
+    }
+    rules.sort_by(|(a_print, a), (b_print, b)| a_print.cmp(b_print).then_with(|| a.in_order(b)));
+    rules.into_iter().map(|(_, rule)| rule).collect()
+}
+
+impl FilterRule {
+    /// The order of rules whose sources have one fingerprint, and so most likely are the same: those are looked at last, for they are long.
+    fn in_order(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (
+                Self::Packets { sources, protocol, destinations },
+                Self::Packets { sources: other_sources, protocol: other_protocol, destinations: other_destinations },
+            ) => (protocol, destinations, sources).cmp(&(other_protocol, other_destinations, other_sources)),
+            (
+                Self::Capabilities { sources, destinations, capabilities },
+                Self::Capabilities { sources: other_sources, destinations: other_destinations, capabilities: other },
+            ) => (destinations, capabilities, sources).cmp(&(other_destinations, other, other_sources)),
+            (Self::Packets { .. }, Self::Capabilities { .. }) => Ordering::Less,
+            (Self::Capabilities { .. }, Self::Packets { .. }) => Ordering::Greater,
+        }
+    }
 }
 
 fn own_inside(own: &[IpAddr], prefix: &Prefix) -> Vec<Prefix> {

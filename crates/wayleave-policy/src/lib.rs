@@ -30,6 +30,7 @@ pub mod source;
 pub mod ssh;
 pub mod steering;
 pub mod tests;
+pub mod visibility;
 
 pub use access::{Access, Places, PortSet};
 pub use compiled::{CompiledPolicy, Subject};

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use wayleave_model::{NodeId, UserId};
 
@@ -14,7 +15,7 @@ use crate::selector::Selector;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshRule {
     /// The addresses that connections may come from.
-    pub principals: Vec<IpAddr>,
+    pub principals: Arc<[IpAddr]>,
     /// As whom: the name that is asked for, and the local one; `*` for any, `=` for the same, empty for none.
     pub users: BTreeMap<String, String>,
     /// A person has to approve, and for how long that holds; `None`: nobody has to.
@@ -39,13 +40,20 @@ impl CompiledPolicy {
     /// the first that fits decides.
     pub fn ssh(&self, node: NodeId) -> Vec<SshRule> {
         let Some(standing) = self.nodes.get(&node) else { return Vec::new() };
-        let user = standing.subject.owner.user().filter(|_| standing.class.key.is_owned);
+        let user = standing.user();
         let mut rules = Vec::new();
-        for clause in self.rules.ssh_in_order() {
-            let mut sources = BTreeSet::new();
+        for (at, clause) in self.rules.ssh_in_order() {
+            // What a destination adds of its own is among the sources already.
             if !standing.class.key.matches.is_disjoint(&clause.dst_bits) {
-                sources.extend(self.ssh_sources(clause));
+                let shared = self.shells[at].get_or_init(|| {
+                    let mut rules = Vec::new();
+                    self.rules_of(clause, &self.ssh_sources(clause), &mut rules);
+                    rules.into()
+                });
+                rules.extend(shared.iter().cloned());
+                continue;
             }
+            let mut sources = BTreeSet::new();
             // Where the local name depends on who it is, the hosted control plane lets sources in on their own machines too (conformance
             // cases ssh-d3 to ssh-d12, ssh-e5).
             let own_name = clause.rule.users.iter().any(|user| matches!(user, SshUser::LocalPart(_)));
@@ -72,16 +80,13 @@ impl CompiledPolicy {
         let (Some(source), Some(target)) = (self.nodes.get(&from), self.nodes.get(&to)) else {
             return SshAccess::Denied;
         };
-        let owner = |standing: &crate::compiled::Standing| {
-            standing.subject.owner.user().filter(|_| standing.class.key.is_owned)
-        };
-        for clause in self.rules.ssh_in_order() {
+        let (source_user, target_user) = (source.user(), target.user());
+        for (_, clause) in self.rules.ssh_in_order() {
             let there = !target.class.key.matches.is_disjoint(&clause.dst_bits);
             let own_name = clause.rule.users.iter().any(|user| matches!(user, SshUser::LocalPart(_)));
-            let own = (clause.same_user || own_name) && owner(source).is_some() && owner(source) == owner(target);
+            let own = (clause.same_user || own_name) && source_user.is_some() && source_user == target_user;
             let own = own && (clause.same_user || self.is_ssh_source(to, clause));
-            if (there || own) && self.is_ssh_source(from, clause) && self.rules.ssh_allows(clause, owner(source), name)
-            {
+            if (there || own) && self.is_ssh_source(from, clause) && self.rules.ssh_allows(clause, source_user, name) {
                 return clause.rule.check.map_or(SshAccess::Accepted, SshAccess::Check);
             }
         }
@@ -110,14 +115,15 @@ impl CompiledPolicy {
         let domains: Vec<&str> = domains.collect();
         let mut groups: BTreeMap<Option<UserId>, Vec<IpAddr>> = BTreeMap::new();
         for standing in sources.iter().filter_map(|node| self.nodes.get(node)) {
-            let user = standing.subject.owner.user().filter(|_| standing.class.key.is_owned && !domains.is_empty());
+            let user = standing.user().filter(|_| !domains.is_empty());
             groups.entry(user).or_default().extend(&standing.subject.addresses);
         }
-        let mut rule = |principals: &[IpAddr], users: BTreeMap<String, String>| {
+        let mut rule = |principals: &Arc<[IpAddr]>, users: BTreeMap<String, String>| {
             let accept_env = clause.rule.accept_env.clone();
-            out.push(SshRule { principals: principals.to_vec(), users, check: clause.rule.check, accept_env });
+            out.push(SshRule { principals: Arc::clone(principals), users, check: clause.rule.check, accept_env });
         };
         for (user, principals) in groups {
+            let principals: Arc<[IpAddr]> = principals.into();
             rule(&principals, plain_users(&clause.rule.users));
             for domain in &domains {
                 if let Some(local) = user.and_then(|user| self.rules.people.local_part(user, domain)) {
@@ -142,9 +148,11 @@ fn plain_users(users: &[SshUser]) -> BTreeMap<String, String> {
 }
 
 impl Rules {
-    pub(crate) fn ssh_in_order(&self) -> impl Iterator<Item = &SshClause> {
-        let (checks, accepts) = (|c: &&SshClause| c.rule.check.is_some(), |c: &&SshClause| c.rule.check.is_none());
-        self.ssh.iter().filter(checks).chain(self.ssh.iter().filter(accepts))
+    /// The rules about shells with their places in the list, those that ask a person first.
+    pub(crate) fn ssh_in_order(&self) -> impl Iterator<Item = (usize, &SshClause)> {
+        let of =
+            |asks: bool| self.ssh.iter().enumerate().filter(move |(_, clause)| clause.rule.check.is_some() == asks);
+        of(true).chain(of(false))
     }
 
     /// Whether a rule lets a source's user in under this local name.

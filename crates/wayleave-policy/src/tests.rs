@@ -286,7 +286,7 @@ impl CompiledPolicy {
     }
 
     fn ssh_of(&self, source: &Party, target: &Party, name: &str) -> SshAccess {
-        let fits = |clause: &&SshClause| {
+        let fits = |(_, clause): &(usize, &SshClause)| {
             let from = self.rules.ssh_selectors(clause).any(|selector| self.is_party(selector, source));
             let there = clause.rule.dst.iter().any(|dst| {
                 let own = *dst == Selector::SameUser && self.is_target(To::SameUser, source, target);
@@ -295,7 +295,7 @@ impl CompiledPolicy {
             from && there && self.rules.ssh_allows(clause, user_of(source), name)
         };
         let found = self.rules.ssh_in_order().find(fits);
-        found.map_or(SshAccess::Denied, |clause| clause.rule.check.map_or(SshAccess::Accepted, SshAccess::Check))
+        found.map_or(SshAccess::Denied, |(_, clause)| clause.rule.check.map_or(SshAccess::Accepted, SshAccess::Check))
     }
 }
 

@@ -24,6 +24,8 @@ fn user(id: u64, name: &str) -> User {
         name: name.to_owned(),
         display_name: String::new(),
         email: Some(format!("{name}@example.com")),
+        identity: None,
+        picture: String::new(),
         role: UserRole::Member,
         created_at: Timestamp::from_millis(0),
     }
@@ -126,6 +128,30 @@ fn people_with_whom_nodes_are_shared_may_be_named_and_are_nobody() {
     let policy = compiled(r#""acls": [{"action": "accept", "src": ["autogroup:shared"], "dst": ["*:*"]}]"#).unwrap();
     assert!(!policy.sees(NodeId::new(1), NodeId::new(3)));
     assert!(policy.filter(NodeId::new(3)).is_empty());
+}
+
+#[test]
+fn where_nobody_is_steered_any_more_no_election_is_left() {
+    let body =
+        r#""grants": [{"src": ["anna@example.com"], "dst": ["10.0.0.0/8"], "ip": ["*"], "via": ["tag:router"]}]"#;
+    let mut policy = compiled(body).unwrap();
+    let tags: BTreeSet<Tag> = ["tag:router".parse().unwrap()].into();
+    let (router, mut subject) = subject(4, Owner::Tags { tags, created_by: None });
+    subject.approved = ["10.1.0.0/16".parse().unwrap()].into();
+    policy.put(router, Some(subject));
+    assert_eq!(policy.steered().len(), 1);
+    policy.put(NodeId::new(1), None);
+    assert!(policy.steered().is_empty());
+}
+
+#[test]
+fn values_of_one_attribute_are_put_together() {
+    let body = r#""nodeAttrs": [
+        {"target": ["*"], "app": {"example.com/cap": [1]}},
+        {"target": ["tag:server"], "app": {"example.com/cap": [2]}}]"#;
+    let policy = compiled(body).unwrap();
+    assert_eq!(policy.attributes(NodeId::new(3))["example.com/cap"].to_string(), "[1,2]");
+    assert_eq!(policy.attributes(NodeId::new(1))["example.com/cap"].to_string(), "[1]");
 }
 
 #[test]

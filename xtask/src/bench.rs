@@ -1,5 +1,6 @@
 //! Measurements, each by its name.
 
+mod policy;
 mod swarm;
 
 use clap::Subcommand;
@@ -9,12 +10,15 @@ use clap::Subcommand;
 pub enum Bench {
     /// Many simulated clients, from a process of their own, against the server's binary.
     Swarm(swarm::SwarmArgs),
+    /// A policy of 200 rules, compiled and asked everything for 1,000, 3,000 and 10,000 nodes.
+    Policy,
 }
 
 /// Measures.
 pub fn run(bench: &Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Swarm(args) => swarm::run(args),
+        Bench::Policy => policy::run(),
     }
 }
 

@@ -17,6 +17,8 @@ fn user(id: u64, name: &str, role: UserRole) -> User {
         name: name.to_owned(),
         display_name: name.to_owned(),
         email: Some(format!("{name}@example.com")),
+        identity: None,
+        picture: String::new(),
         role,
         created_at: Timestamp::from_millis(0),
     }
@@ -65,6 +67,9 @@ fuzz_target!(|text: &str| -> Corpus {
         assert!(!PolicyError { text: text.into(), faults }.to_string().is_empty());
     }
     for (node, subject) in tailnet() {
+        let peers: Vec<NodeId> =
+            tailnet().into_iter().map(|(peer, _)| peer).filter(|peer| *peer != node && policy.sees(node, *peer)).collect();
+        assert_eq!(policy.peers(node), peers, "who is seen does not depend on how it is asked");
         policy.filter(node);
         policy.attributes(node);
         policy.ssh(node);
@@ -85,6 +90,8 @@ fuzz_target!(|text: &str| -> Corpus {
     again.put(node, Some(subject));
     for (node, _) in tailnet() {
         assert_eq!(again.filter(node), policy.filter(node));
+        assert_eq!(again.ssh(node), policy.ssh(node));
+        assert_eq!(again.peers(node), policy.peers(node));
     }
     Corpus::Keep
 });

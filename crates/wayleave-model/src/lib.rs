@@ -7,12 +7,15 @@
 //! Nothing here derives `Serialize` for a stranger: the shapes that Tailscale, the database and API users see belong to
 //! the crates at those borders. Ids, keys, prefixes and times do serialize, as the one text form that each of them has.
 
+pub mod duration;
 mod id;
 mod key;
 mod name;
 mod node;
 mod prefix;
+mod prefix_settings;
 mod route;
+mod router_state;
 mod tag;
 mod text;
 mod time;
@@ -23,9 +26,14 @@ pub mod via6;
 pub use id::{ApiKeyId, AuthKeyId, NodeId, RouteId, SessionId, UserId};
 pub use key::{DiscoKey, KeyError, MachineKey, NodeKey};
 pub use name::{GivenName, NameError, sanitize_label};
-pub use node::{Addresses, Endpoint, EndpointKind, Hostinfo, NetInfo, Node, Owner, RegisterMethod, Service};
+pub use node::{Addresses, Endpoint, EndpointKind, Hostinfo, NetInfo, Node, Owner, RegisterMethod, Service, Vantage};
 pub use prefix::{InvalidReason, Prefix, PrefixError, PrefixKind, TAILNET_V4, TAILNET_V6, VIA6};
+pub use prefix_settings::{
+    Change, Failback, Freeze, OnWithdraw, PrefixChange, PrefixOverrides, PrefixRow, PrefixSettings, SettingError,
+    Spread, WhenDown,
+};
 pub use route::{Approval, Approver, Route};
+pub use router_state::{FlapRow, SeatHolder, SeatRow};
 pub use tag::{Tag, TagError};
 pub use time::{Timestamp, TimestampError};
 pub use timers::Timers;

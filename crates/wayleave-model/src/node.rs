@@ -46,6 +46,32 @@ pub struct Node {
     pub endpoints: Vec<Endpoint>,
     /// Its home relay region; kept when a report holds none (protocol.md 2.2). 0: not known yet.
     pub home_derp: u32,
+    /// From where it chooses among routers that are spread by region.
+    pub vantage: Vantage,
+}
+
+/// From where a node chooses among routers that are spread by region. It follows what the node reports only once its home has been stable,
+/// so that no measurement by itself moves a viewer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vantage {
+    /// Its home relay region. 0: none yet.
+    pub region: u32,
+    /// Round trips to relay regions, in microseconds, as it had measured them then.
+    pub latency: BTreeMap<u32, u64>,
+}
+
+impl Vantage {
+    /// What a node reports, as a place to choose from. Of several ways to one region the shortest counts.
+    pub fn reported(home: u32, net_info: Option<&NetInfo>) -> Self {
+        let mut latency: BTreeMap<u32, u64> = BTreeMap::new();
+        for (label, micros) in net_info.into_iter().flat_map(|info| &info.derp_latency) {
+            // The labels are `900-v4`, `900-v6` (protocol.md 2.2).
+            let Some(region) = label.split('-').next().and_then(|text| text.parse().ok()) else { continue };
+            let known = latency.entry(region).or_insert(*micros);
+            *known = (*known).min(*micros);
+        }
+        Self { region: home, latency }
+    }
 }
 
 /// Whose a node is: a user's, or nobody's but its tags'.

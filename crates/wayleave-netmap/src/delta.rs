@@ -98,6 +98,11 @@ pub fn delta(
     let changed = if new.policy_version != old.policy_version || another {
         everybody = old.policy.peers(viewer).into_iter().chain(new.policy.peers(viewer)).collect();
         &everybody
+    } else if was.node.vantage != is.node.vantage {
+        // It chooses from another place.
+        let spread = new.nodes.values().filter(|node| !node.choices.is_empty()).map(|node| node.node.id);
+        everybody = changed.iter().copied().chain(spread).collect();
+        &everybody
     } else {
         changed
     };

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wayleave_model::{NodeId, Prefix};
+use wayleave_model::{NodeId, Prefix, Tag};
 use wayleave_policy::Steering;
-use wayleave_tailnet::{NodeView, Snapshot};
+use wayleave_tailnet::{Choice, Choices, Cover, NodeView, Offer, Snapshot};
 
 use crate::to_wire::{NO_IPV4, SUGGESTED_EXIT};
 
@@ -47,15 +47,61 @@ pub fn told(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> Option<T
 ///
 /// It reaches a prefix through its primary, or through the one that carries it within the group that the viewer's grants steer through. A
 /// router that stands by for a prefix is told of it at the primary, also where it may not reach it. The primary never sees its own
-/// prefix elsewhere.
+/// prefix elsewhere, nor does one that shares it.
 fn subnets(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> impl Iterator<Item = Prefix> {
     let own = peer.approved.iter().copied().filter(|prefix| !prefix.is_exit() && !viewer.primary.contains(prefix));
-    own.filter(|prefix| match snapshot.policy.steering(viewer.node.id, prefix) {
-        Steering::Primary => peer.primary.contains(prefix),
-        _ if viewer.approved.contains(prefix) => peer.primary.contains(prefix),
-        Steering::Via(group) => peer.steered.get(&group).is_some_and(|carried| carried.contains(prefix)),
-        Steering::Nowhere => false,
+    own.filter(|prefix| match peer.choices.get(prefix) {
+        Some(choices) => chosen(snapshot, viewer, prefix, choices).is_some_and(|choice| choice.node == peer.node.id),
+        None => match way(snapshot, viewer, prefix) {
+            Way::Tailnet => peer.primary.contains(prefix),
+            Way::Group(group) => peer.steered.get(&group).is_some_and(|carried| carried.contains(prefix)),
+            Way::Nowhere => false,
+        },
     })
+}
+
+/// Through which election a viewer comes to a prefix.
+pub(crate) enum Way {
+    /// The tailnet's own.
+    Tailnet,
+    /// That of a group that its grants steer through.
+    Group(Arc<BTreeSet<Tag>>),
+    /// None: it does not.
+    Nowhere,
+}
+
+pub(crate) fn way(snapshot: &Snapshot, viewer: &NodeView, prefix: &Prefix) -> Way {
+    match snapshot.policy.steering(viewer.node.id, prefix) {
+        Steering::Primary => Way::Tailnet,
+        _ if viewer.approved.contains(prefix) => Way::Tailnet,
+        Steering::Via(group) => Way::Group(group),
+        Steering::Nowhere => Way::Nowhere,
+    }
+}
+
+/// Whom a viewer uses for a prefix that is spread, or has fallen back. `None`: nobody.
+fn chosen(snapshot: &Snapshot, viewer: &NodeView, prefix: &Prefix, choices: &Choices) -> Option<Choice> {
+    let offer = match way(snapshot, viewer, prefix) {
+        Way::Tailnet => choices.of(None),
+        Way::Group(group) => choices.of(Some(&group)),
+        Way::Nowhere => None,
+    }?;
+    let shares = offer.field.carriers.iter().any(|carrier| carrier.node == viewer.node.id);
+    if shares || instead(snapshot, viewer, offer).is_some() {
+        return None;
+    }
+    Some(offer.choose(prefix, &viewer.node))
+}
+
+/// The wider prefix that a viewer uses instead of one that has fallen back.
+pub(crate) fn instead(snapshot: &Snapshot, viewer: &NodeView, offer: &Offer) -> Option<Prefix> {
+    let usable = |cover: &&Cover| match way(snapshot, viewer, &cover.prefix) {
+        Way::Tailnet => cover.is_up,
+        Way::Group(group) => cover.groups.contains(&group),
+        Way::Nowhere => false,
+    };
+    let all = offer.covers.iter().flatten().filter(usable).map(|cover| cover.prefix);
+    all.max_by_key(Prefix::bits)
 }
 
 /// The official Rust client has no switch for exits: a default route of any peer would become its own (protocol.md 13).

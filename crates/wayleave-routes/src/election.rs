@@ -8,11 +8,13 @@
 //!    ranks better: by rank, then priority, then the one that joined first. A primary that is no candidate ranks below all.
 //! 3. If none ranks better, the primary stays as long as it is a candidate: traffic must not leak into a wider route when
 //!    everybody is down, and whoever comes back first takes the prefix at once. Without any candidate it is on nobody.
+//!
+//! A person's word comes first. While a prefix is frozen, whoever has it keeps it as long as it is a candidate; a prefix that is on nobody
+//! is given out also then, because there is nothing that could stay. One that a person moved stays there in spite of priorities.
 
 use std::cmp::Reverse;
-use std::time::Duration;
 
-use wayleave_model::{NodeId, Timestamp};
+use wayleave_model::{Failback, NodeId, Timestamp};
 
 use crate::reason::{Because, Cause, Gone};
 
@@ -84,8 +86,19 @@ impl Incumbent {
     }
 }
 
+/// What a person said about the prefix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// How long a better candidate must have been steady before it replaces a primary that is up.
+    pub failback: Failback,
+    /// No automatic move.
+    pub frozen: bool,
+    /// A person moved the prefix to the incumbent.
+    pub moved: bool,
+}
+
 /// The one that carries the prefix, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Primary {
     /// The node.
     pub node: NodeId,
@@ -103,7 +116,7 @@ pub struct Pending {
 }
 
 /// What the election came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Who carries the prefix. `None`: nobody can.
     pub primary: Option<Primary>,
@@ -111,14 +124,8 @@ pub struct Decision {
     pub pending: Option<Pending>,
 }
 
-/// Decides who carries a prefix. `failback_after` is how long a better candidate must have been steady before it replaces a
-/// primary that is up; `None` switches that off.
-pub fn elect(
-    incumbent: Incumbent,
-    candidates: &[Candidate],
-    failback_after: Option<Duration>,
-    now: Timestamp,
-) -> Decision {
+/// Decides who carries a prefix.
+pub fn elect(incumbent: Incumbent, candidates: &[Candidate], terms: Terms, now: Timestamp) -> Decision {
     let order = |c: &&Candidate| (c.rank.class(), Reverse(c.priority), c.node);
     let Some(best) = candidates.iter().min_by_key(order) else {
         return Decision { primary: None, pending: None };
@@ -134,8 +141,11 @@ pub fn elect(
         return settled(best.node, because);
     };
 
+    if terms.frozen {
+        return settled(current.node, Because::Frozen);
+    }
     if current.rank.holds() {
-        return challenge(current, candidates, failback_after, now);
+        return challenge(current, candidates, terms, now);
     }
     if best.rank.class() < current.rank.class() {
         let because = match current.rank {
@@ -155,26 +165,28 @@ fn first_reason(best: &Candidate, candidates: &[Candidate]) -> Because {
     if others.peek().is_none() {
         return Because::OnlyCandidate;
     }
-    let mut equals = others.filter(|c| c.rank.class() == best.rank.class());
-    if equals.any(|c| c.priority == best.priority) { Because::JoinedFirst } else { Because::HigherPriority }
+    let mut equals = others.filter(|c| c.rank.class() == best.rank.class()).peekable();
+    if equals.peek().is_none() {
+        Because::BetterRank
+    } else if equals.any(|c| c.priority == best.priority) {
+        Because::JoinedFirst
+    } else {
+        Because::HigherPriority
+    }
 }
 
 /// Whether somebody better has waited long enough to replace a primary that is up.
-fn challenge(
-    current: &Candidate,
-    candidates: &[Candidate],
-    failback_after: Option<Duration>,
-    now: Timestamp,
-) -> Decision {
+fn challenge(current: &Candidate, candidates: &[Candidate], terms: Terms, now: Timestamp) -> Decision {
     let because = if candidates.len() == 1 { Because::OnlyCandidate } else { Because::Incumbent };
     let stays = Decision { primary: Some(Primary { node: current.node, because }), pending: None };
-    let Some(failback_after) = failback_after else { return stays };
+    let Failback::After(failback_after) = terms.failback else { return stays };
     let flapping = current.rank == Rank::Flapping;
     let ready = |c: &Candidate| c.steady_since.map(|since| since + failback_after);
     let challengers = || {
         candidates
             .iter()
-            .filter(|c| c.node != current.node && c.rank == Rank::Steady && (flapping || c.priority > current.priority))
+            .filter(|c| c.node != current.node && c.rank == Rank::Steady)
+            .filter(|c| flapping || (c.priority > current.priority && !terms.moved))
     };
     let waited =
         challengers().filter(|c| ready(c).is_some_and(|at| at <= now)).min_by_key(|c| (Reverse(c.priority), c.node));

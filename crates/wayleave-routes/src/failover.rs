@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use wayleave_model::{NodeId, Prefix, SessionId, Timestamp};
 
-use crate::election::{Candidate, Decision, Incumbent, elect};
+use crate::election::Rank;
 use crate::health::{Counts, Liveness};
-use crate::reason::{Because, Cause, Gone};
-use crate::table::{Effect, PrimaryChange, RouteTable, Seat, Timer};
+use crate::reason::Cause;
+use crate::table::{Effect, RouteTable, Timer};
 
 impl RouteTable {
     pub(crate) fn session_opened(&mut self, node: NodeId, session: SessionId, now: Timestamp, out: &mut Vec<Effect>) {
@@ -21,6 +21,7 @@ impl RouteTable {
         self.mark_node(node);
         if !was_up {
             out.push(Effect::NodeUp(node));
+            self.tell_of(node, out);
         }
     }
 
@@ -45,8 +46,9 @@ impl RouteTable {
             if router.health.count_loss(now, &self.settings) && !was {
                 out.push(Effect::Flapping(node));
             }
+            out.push(Effect::FlapsChanged(node));
         }
-        self.health_changed(node, now);
+        self.health_changed(node, now, out);
     }
 
     pub(crate) fn silent(
@@ -67,7 +69,7 @@ impl RouteTable {
         let Some(router) = self.routers.get_mut(&node) else { return };
         if router.health.answered(session) {
             out.push(Effect::NodeUp(node));
-            self.health_changed(node, now);
+            self.health_changed(node, now, out);
         }
     }
 
@@ -77,33 +79,37 @@ impl RouteTable {
         let Some(cause) = router.health.time_over(now) else { return };
         if in_grace {
             out.push(Effect::NodeDown(node, cause));
-            self.health_changed(node, now);
+            self.health_changed(node, now, out);
         } else {
             self.convicted(node, cause, now, out);
         }
     }
 
-    pub(crate) fn flapping_over(&mut self, node: NodeId, now: Timestamp) {
+    pub(crate) fn flapping_over(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some(router) = self.routers.get_mut(&node) else { return };
         router.health.stop_flapping();
-        self.health_changed(node, now);
+        out.push(Effect::FlapsChanged(node));
+        self.health_changed(node, now, out);
     }
 
-    pub(crate) fn give_grace(&mut self, node: NodeId, now: Timestamp) {
+    pub(crate) fn give_grace(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let until = now + self.settings.starting;
         let Some(router) = self.routers.get_mut(&node) else { return };
         router.health.give_grace(until);
         if matches!(router.health.liveness(), Liveness::Grace { .. }) {
             self.timers.set(Timer::Liveness(node), until);
         }
-        self.health_changed(node, now);
+        self.health_changed(node, now, out);
     }
 
-    /// Primaries that have not come back yet count as up for a while; all others are down until they are seen.
-    pub(crate) fn started(&mut self, now: Timestamp) {
-        let primaries: BTreeSet<NodeId> = self.seats.values().map(|seat| seat.node).collect();
+    /// Primaries that have not come back yet count as up for a while: those of the tailnet, of groups, and of single viewers. All others are
+    /// down until they are seen.
+    pub(crate) fn started(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let seats = self.seats.values();
+        let primaries: BTreeSet<NodeId> =
+            seats.flat_map(|seat| seat.carriers.iter().copied().chain([seat.node])).collect();
         for node in primaries {
-            self.give_grace(node, now);
+            self.give_grace(node, now, out);
         }
     }
 
@@ -116,11 +122,12 @@ impl RouteTable {
             if router.health.count_down(now, &self.settings) && !was {
                 out.push(Effect::Flapping(node));
             }
+            out.push(Effect::FlapsChanged(node));
         }
-        self.health_changed(node, now);
+        self.health_changed(node, now, out);
     }
 
-    fn health_changed(&mut self, node: NodeId, now: Timestamp) {
+    fn health_changed(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some(router) = self.routers.get_mut(&node) else { return };
         router.health.settle(router.facts.drained, now);
         match router.health.flapping_until() {
@@ -128,103 +135,19 @@ impl RouteTable {
             None => self.timers.stop(&Timer::Flapping(node)),
         }
         self.mark_node(node);
+        self.tell_of(node, out);
     }
 
-    /// Decides every dirty prefix again, in prefix order.
-    pub(crate) fn decide(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        while let Some(prefix) = self.dirty.pop_first() {
-            let candidates = self.candidates(&prefix);
-            let incumbent = self.incumbent(&prefix, &candidates);
-            let decision = elect(incumbent, &candidates, self.settings.failback_after, now);
-            self.seat_primary(prefix, incumbent.node(), decision, now, out);
-            self.decide_steered(prefix, now, out);
-        }
-    }
-
-    /// The candidates for a prefix, in the order of joining.
-    pub fn candidates(&self, prefix: &Prefix) -> Vec<Candidate> {
-        self.holders(prefix)
-            .filter(|node| self.why_no_candidate(*node, prefix).is_none())
-            .filter_map(|node| {
-                let router = self.routers.get(&node)?;
-                let row = self.row_of(node, prefix)?;
-                Some(Candidate {
-                    node,
-                    rank: router.health.rank(router.facts.drained),
-                    priority: row.priority,
-                    steady_since: router.health.steady_since(),
-                })
-            })
-            .collect()
-    }
-
-    /// Why a node is no candidate for a prefix. `None`: it is one.
-    pub fn why_no_candidate(&self, node: NodeId, prefix: &Prefix) -> Option<Gone> {
-        let (Some(router), Some(row)) = (self.routers.get(&node), self.row_of(node, prefix)) else {
-            return Some(Gone::Deleted);
-        };
-        if !row.advertised {
-            Some(Gone::Withdrawn)
-        } else if !row.enabled || prefix.invalid().is_some() {
-            Some(Gone::Disabled)
-        } else if router.facts.expired {
-            Some(Gone::Expired)
-        } else if !router.facts.reachable {
-            Some(Gone::Unreachable)
-        } else {
-            None
-        }
-    }
-
-    fn incumbent(&self, prefix: &Prefix, candidates: &[Candidate]) -> Incumbent {
-        match self.seats.get(prefix) {
-            None => Incumbent::None,
-            Some(seat) if candidates.iter().any(|c| c.node == seat.node) => Incumbent::Node(seat.node),
-            Some(seat) => {
-                let gone = self.why_no_candidate(seat.node, prefix).unwrap_or(Gone::Deleted);
-                Incumbent::Gone(seat.node, gone)
-            }
-        }
-    }
-
-    fn seat_primary(
-        &mut self,
-        prefix: Prefix,
-        from: Option<NodeId>,
-        decision: Decision,
-        now: Timestamp,
-        out: &mut Vec<Effect>,
-    ) {
-        match decision.pending {
-            Some(pending) => self.timers.set(Timer::Failback(prefix), pending.at),
-            None => self.timers.stop(&Timer::Failback(prefix)),
-        }
-        let to = decision.primary.map(|primary| primary.node);
-        let because = decision.primary.map_or(Because::NoCandidate, |primary| primary.because);
-        if from == to {
-            if let Some(seat) = self.seats.get_mut(&prefix) {
-                seat.pending = decision.pending;
-                if because == Because::LastKnown || seat.because == Because::LastKnown {
-                    seat.because = because;
-                }
-            }
-            return;
-        }
-        for (node, is_primary) in [(from, false), (to, true)] {
-            let Some(node) = node else { continue };
-            let id = self.routers.get(&node).and_then(|router| router.prefixes.get(&prefix)).copied();
-            if let Some(row) = id.and_then(|id| self.rows.get_mut(&id)) {
-                row.is_primary = is_primary;
-                row.updated_at = now;
-                out.push(Effect::RowChanged(row.id));
-            }
+    /// What viewers see of this node's routes may have changed: its rank did.
+    fn tell_of(&self, node: NodeId, out: &mut Vec<Effect>) {
+        if self.routers.get(&node).is_some_and(|router| !router.prefixes.is_empty()) {
             out.push(Effect::RoutesOf(node));
         }
-        match to {
-            Some(node) => self.seats.insert(prefix, Seat { node, because, since: now, pending: decision.pending }),
-            None => self.seats.remove(&prefix),
-        };
-        out.push(Effect::PrimaryChanged(PrimaryChange { prefix, from, to, because }));
+    }
+
+    /// How good a node is for a prefix now. `None`: it is not known.
+    pub fn rank_for(&self, node: NodeId, _prefix: &Prefix) -> Option<Rank> {
+        self.rank(node)
     }
 
     /// Whether the key of this node has expired, as the table was told.

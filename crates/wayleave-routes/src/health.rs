@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use wayleave_model::{SessionId, Timestamp};
+use wayleave_model::{FlapRow, NodeId, SessionId, Timestamp};
 
 use crate::election::Rank;
 use crate::reason::Cause;
@@ -186,6 +186,23 @@ impl Health {
             self.flapping_until = Some(now + settings.flap_hold);
         }
         flaps
+    }
+
+    /// What has to be remembered of its losses.
+    pub(crate) fn flaps(&self, node: NodeId) -> FlapRow {
+        FlapRow {
+            node,
+            downs: self.downs.iter().copied().collect(),
+            losses: self.losses.iter().copied().collect(),
+            until: self.flapping_until,
+        }
+    }
+
+    /// Takes its losses as they were stored.
+    pub(crate) fn restore(&mut self, flaps: FlapRow) {
+        self.downs = flaps.downs.into();
+        self.losses = flaps.losses.into();
+        self.flapping_until = flaps.until;
     }
 
     pub(crate) fn stop_flapping(&mut self) {

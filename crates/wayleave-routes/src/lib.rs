@@ -19,20 +19,30 @@
 //! # The choice
 //!
 //! [`election`] is one function from an incumbent and candidates to a decision with its reason. Changes mark prefixes dirty;
-//! one pass ([`failover`](RouteTable)) recomputes them in prefix order. Exits are never elected.
+//! one pass recomputes their seats ([`Seat`]) in prefix order: the tailnet's own, and that of each group. Exits are never elected. What a
+//! person set for a prefix, or for all, goes into it as [`Terms`]. Where a prefix is spread, [`spread`] says which router a viewer uses.
 
 pub mod approval;
 pub mod election;
+mod explain;
 mod failover;
+mod fall_back;
 pub mod health;
+mod invariants;
 mod reason;
+mod seats;
+pub mod spread;
 mod state;
 mod steered;
 mod table;
+mod terms;
 
-pub use election::{Candidate, Decision, Pending, Primary, Rank, elect};
+pub use election::{Candidate, Decision, Incumbent, Pending, Primary, Rank, Terms, elect};
+pub use explain::{Explanation, Standing, WhyNot};
 pub use health::{Liveness, Observation, PingWatch, Silence};
+pub use invariants::Broken;
 pub use reason::{Because, Cause, Gone};
+pub use seats::Seat;
 pub use state::{RouteState, StateError, StateWord};
 pub use steered::{Electorate, Group, SteeredChange};
-pub use table::{Effect, Input, NodeFacts, PrimaryChange, RouteTable, Seat, Settings};
+pub use table::{Effect, Input, NodeFacts, PrimaryChange, Restored, RouteTable, Settings};

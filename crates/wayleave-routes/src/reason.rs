@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use wayleave_model::Approver;
+
 /// What convicted a router: the evidence behind "down" (design.md 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
@@ -70,7 +72,7 @@ impl fmt::Display for Gone {
 }
 
 /// Why a node carries a prefix, or why nobody does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Because {
     /// There is no other candidate.
     OnlyCandidate,
@@ -80,6 +82,8 @@ pub enum Because {
     JoinedFirst,
     /// It is preferred over the others.
     HigherPriority,
+    /// The others are flapping, drained, suspect or down.
+    BetterRank,
     /// The incumbent is flapping, and this one has been steady long enough.
     IncumbentFlapping,
     /// The incumbent was drained by a person.
@@ -90,6 +94,10 @@ pub enum Because {
     IncumbentDown(Cause),
     /// The incumbent is no candidate any more.
     IncumbentGone(Gone),
+    /// A person moved the prefix to it.
+    MovedBy(Approver),
+    /// The prefix is frozen where it is.
+    Frozen,
     /// Nobody is any better: the last primary keeps the prefix.
     LastKnown,
     /// There is no candidate at all.
@@ -103,11 +111,14 @@ impl fmt::Display for Because {
             Self::Incumbent => f.write_str("incumbent"),
             Self::JoinedFirst => f.write_str("joined first"),
             Self::HigherPriority => f.write_str("higher priority"),
+            Self::BetterRank => f.write_str("better rank"),
             Self::IncumbentFlapping => f.write_str("incumbent flapping"),
             Self::IncumbentDrained => f.write_str("incumbent drained"),
             Self::IncumbentSuspect => f.write_str("incumbent suspect"),
             Self::IncumbentDown(cause) => write!(f, "incumbent down: {cause}"),
             Self::IncumbentGone(gone) => write!(f, "incumbent gone: {gone}"),
+            Self::MovedBy(who) => write!(f, "moved by {who}"),
+            Self::Frozen => f.write_str("frozen"),
             Self::LastKnown => f.write_str("last known"),
             Self::NoCandidate => f.write_str("no candidate"),
         }

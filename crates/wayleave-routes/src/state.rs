@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use wayleave_model::InvalidReason;
+use wayleave_model::{InvalidReason, Route};
+
+use crate::approval;
+use crate::table::RouteTable;
 
 /// What a route is, in one word; the first that fits, in this order (design.md 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,5 +94,41 @@ impl FromStr for StateWord {
     fn from_str(text: &str) -> Result<Self, StateError> {
         let word = RouteState::WORDS.into_iter().find(|word| *word == text);
         word.map(Self).ok_or_else(|| StateError(text.to_owned()))
+    }
+}
+
+impl RouteTable {
+    /// The word for this row.
+    pub fn state(&self, row: &Route) -> RouteState {
+        let router = self.routers.get(&row.node);
+        if let Some(reason) = row.prefix.invalid() {
+            RouteState::Invalid(reason)
+        } else if row.enabled && !row.advertised {
+            RouteState::PreApproved
+        } else if row.was_advertised && !row.advertised {
+            RouteState::Withdrawn
+        } else if !row.enabled && approval::refused_by_person(row) {
+            RouteState::Refused
+        } else if !row.enabled {
+            RouteState::Pending
+        } else if router.is_some_and(|router| router.facts.expired) {
+            RouteState::Expired
+        } else if !router.is_some_and(|router| router.health.is_up()) {
+            RouteState::Offline
+        } else if row.is_primary {
+            RouteState::Primary
+        } else if row.prefix.is_exit() || self.serves(row) {
+            RouteState::Serving
+        } else {
+            RouteState::Standby
+        }
+    }
+
+    /// Whether somebody uses this row's node for its prefix although it is not the primary: a group that a grant steers through, or viewers
+    /// that the prefix is spread over.
+    fn serves(&self, row: &Route) -> bool {
+        self.seats_of(&row.prefix).any(|(group, seat)| {
+            (group.is_some() && seat.carriers.is_empty() && seat.node == row.node) || seat.carriers.contains(&row.node)
+        })
     }
 }

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wayleave_model::{NodeId, Prefix, Tag, Timestamp};
+use wayleave_model::{NodeId, Prefix, Tag};
 
-use crate::election::{Candidate, Incumbent, elect};
-use crate::reason::{Because, Gone};
-use crate::table::{Effect, RouteTable, Seat, Timer};
+use crate::reason::Because;
+use crate::seats::Seat;
+use crate::table::{Effect, RouteTable, Timer};
 
 /// The tags that a grant steers through. A router with any of them is in the group.
 pub type Group = Arc<BTreeSet<Tag>>;
@@ -42,7 +42,7 @@ pub struct SteeredChange {
 impl RouteTable {
     /// Who carries a prefix for those who reach it through a group.
     pub fn steered_seat(&self, group: &Group, prefix: &Prefix) -> Option<&Seat> {
-        self.steered_seats.get(&(*prefix, Arc::clone(group)))
+        self.seat_in(prefix, Some(group))
     }
 
     /// What this node carries for groups.
@@ -69,72 +69,22 @@ impl RouteTable {
         }
         // Seats of groups that elect no more go without a successor.
         let electorates = &self.electorates;
-        self.steered_seats.retain(|(prefix, group), seat| {
-            let stays = electorates.get(group).is_some_and(|electorate| electorate.prefixes.contains(prefix));
-            if !stays {
-                self.timers.stop(&Timer::SteeredFailback(*prefix, Arc::clone(group)));
-                out.push(Effect::RoutesOf(seat.node));
-            }
-            stays
-        });
-    }
-
-    /// Decides a dirty prefix within every group that elects for it.
-    pub(crate) fn decide_steered(&mut self, prefix: Prefix, now: Timestamp, out: &mut Vec<Effect>) {
-        if self.electorates.is_empty() {
-            return;
-        }
-        let all = self.candidates(&prefix);
-        let groups = self.electorates.iter().filter(|(_, electorate)| electorate.prefixes.contains(&prefix));
-        let groups: Vec<(Group, Vec<Candidate>)> = groups
-            .map(|(group, electorate)| {
-                let members = all.iter().filter(|candidate| electorate.members.contains(&candidate.node));
-                (Arc::clone(group), members.copied().collect())
-            })
-            .collect();
-        for (group, candidates) in groups {
-            self.seat_steered(prefix, &group, &candidates, now, out);
-        }
-    }
-
-    fn seat_steered(
-        &mut self,
-        prefix: Prefix,
-        group: &Group,
-        candidates: &[Candidate],
-        now: Timestamp,
-        out: &mut Vec<Effect>,
-    ) {
-        let key = (prefix, Arc::clone(group));
-        let incumbent = match self.steered_seats.get(&key) {
-            None => Incumbent::None,
-            Some(seat) if candidates.iter().any(|candidate| candidate.node == seat.node) => Incumbent::Node(seat.node),
-            Some(seat) => {
-                Incumbent::Gone(seat.node, self.why_no_candidate(seat.node, &prefix).unwrap_or(Gone::LeftGroup))
-            }
+        let elects = |prefix: &Prefix, group: &Group| {
+            electorates.get(group).is_some_and(|electorate| electorate.prefixes.contains(prefix))
         };
-        let decision = elect(incumbent, candidates, self.settings.failback_after, now);
-        let timer = Timer::SteeredFailback(prefix, Arc::clone(group));
-        match decision.pending {
-            Some(pending) => self.timers.set(timer, pending.at),
-            None => self.timers.stop(&timer),
-        }
-        let (from, to) = (incumbent.node(), decision.primary.map(|primary| primary.node));
-        if from == to {
-            if let Some(seat) = self.steered_seats.get_mut(&key) {
-                seat.pending = decision.pending;
+        let ended: Vec<(Prefix, Option<Group>)> = self
+            .seats
+            .keys()
+            .filter(|(prefix, group)| group.as_ref().is_some_and(|group| !elects(prefix, group)))
+            .cloned()
+            .collect();
+        for (prefix, group) in ended {
+            self.timers.stop(&Timer::Seat(prefix, group.clone()));
+            if let Some(seat) = self.seats.remove(&(prefix, group.clone())) {
+                out.push(Effect::RoutesOf(seat.node));
+                out.extend(seat.carriers.iter().copied().map(Effect::RoutesOf));
             }
-            return;
+            out.push(Effect::SeatChanged(prefix, group));
         }
-        let because = decision.primary.map_or(Because::NoCandidate, |primary| primary.because);
-        match to {
-            Some(node) => {
-                let seat = Seat { node, because, since: now, pending: decision.pending };
-                self.steered_seats.insert(key, seat);
-            }
-            None => drop(self.steered_seats.remove(&key)),
-        }
-        out.extend([from, to].into_iter().flatten().map(Effect::RoutesOf));
-        out.push(Effect::SteeredChanged(SteeredChange { group: Arc::clone(group), prefix, from, to, because }));
     }
 }

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use wayleave_model::{NodeId, Prefix, Route, RouteId, SessionId, Timers, Timestamp};
+use wayleave_model::{
+    Approver, FlapRow, NodeId, Prefix, PrefixOverrides, PrefixRow, PrefixSettings, Route, RouteId, SeatRow, SessionId,
+    Timers, Timestamp,
+};
 
-use crate::approval;
-use crate::election::{Pending, Rank};
+use crate::election::Rank;
 use crate::health::{Counts, Health, Liveness};
 use crate::reason::{Because, Cause};
-use crate::state::RouteState;
+use crate::seats::Seat;
 use crate::steered::{Electorate, Group, SteeredChange};
 
 /// Times and counts that the table decides by. All are configuration; the defaults are those of design.md 3 and 4.
@@ -17,8 +19,10 @@ use crate::steered::{Electorate, Group, SteeredChange};
 pub struct Settings {
     /// How long a lost stream may take to come back before its node is down. 500 ms.
     pub lost_after: Duration,
-    /// How long a better candidate must be steady before it replaces a primary that is up. 60 s; `None`: never.
-    pub failback_after: Option<Duration>,
+    /// What holds for a prefix of which nobody says anything else.
+    pub defaults: PrefixSettings,
+    /// How long a candidate must be steady before a prefix that has fallen back comes back. 30 s.
+    pub back_after: Duration,
     /// How long primaries that have not come back yet count as up after a start or a common loss. 30 s.
     pub starting: Duration,
     /// How long a withdrawn route keeps its approval. 2 s.
@@ -39,7 +43,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             lost_after: Duration::from_millis(500),
-            failback_after: Some(Duration::from_secs(60)),
+            defaults: PrefixSettings::default(),
+            back_after: Duration::from_secs(30),
             starting: Duration::from_secs(30),
             withdraw_grace: Duration::from_secs(2),
             flap_downs: 3,
@@ -62,9 +67,28 @@ pub struct NodeFacts {
     pub drained: bool,
 }
 
+/// What a store has of routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// The rows that are not marked deleted.
+    pub rows: Vec<Route>,
+    /// What was set for prefixes.
+    pub overrides: Vec<PrefixRow>,
+    /// How often nodes were lost.
+    pub flaps: Vec<FlapRow>,
+    /// Who carried what.
+    pub seats: Vec<SeatRow>,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
+    /// This is what a store has. Nothing is decided before [`Input::Started`].
+    Restored(Restored),
+    /// What is set for a prefix, or for all, changed.
+    Overrides(PrefixRow),
+    /// A person moved a prefix to a node.
+    Moved(Prefix, NodeId, Approver),
     /// These rows were committed: new ones, changed ones, and deleted ones, which leave the table.
     Rows(Vec<Route>),
     /// A node is there, with these facts, or its facts changed.
@@ -104,6 +128,19 @@ pub enum Effect {
     Flapping(NodeId),
     /// A row changed without a commit; to be written behind.
     RowChanged(RouteId),
+    /// Who carries a prefix, or what is remembered of that, changed; to be written behind.
+    SeatChanged(Prefix, Option<Group>),
+    /// How often a node was lost changed; to be written behind.
+    FlapsChanged(NodeId),
+    /// A prefix was withdrawn from those who have a wider one to use, or came back.
+    FellBack {
+        /// Which.
+        prefix: Prefix,
+        /// For those who reach it through this group; `None`: for all others.
+        group: Option<Group>,
+        /// It was withdrawn.
+        fallen_back: bool,
+    },
     /// The grace after the withdrawal of this route is over: to be disabled by a commit.
     WithdrawalDue(RouteId),
     /// What viewers see of this node's routes changed.
@@ -111,7 +148,7 @@ pub enum Effect {
 }
 
 /// A prefix moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrimaryChange {
     /// Which.
     pub prefix: Prefix,
@@ -130,10 +167,10 @@ pub(crate) enum Timer {
     Liveness(NodeId),
     /// Ten quiet minutes are over.
     Flapping(NodeId),
-    /// A pending challenger has waited long enough.
-    Failback(Prefix),
-    /// The same within a group.
-    SteeredFailback(Prefix, Group),
+    /// A seat, the tailnet's or a group's, has to be looked at: somebody has waited long enough.
+    Seat(Prefix, Option<Group>),
+    /// A freeze is over: of one prefix, or of all.
+    Thaw(Option<Prefix>),
     /// The grace after a withdrawal is over.
     Withdrawn(RouteId),
 }
@@ -146,19 +183,6 @@ pub(crate) struct Router {
     pub(crate) prefixes: BTreeMap<Prefix, RouteId>,
 }
 
-/// Who carries a prefix, since when, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seat {
-    /// The node.
-    pub node: NodeId,
-    /// Why it got the prefix.
-    pub because: Because,
-    /// When it got it.
-    pub since: Timestamp,
-    /// Who takes over later if nothing changes.
-    pub pending: Option<Pending>,
-}
-
 /// Routes, routers and primaries of one tailnet. See the crate's text.
 #[derive(Clone, Debug)]
 pub struct RouteTable {
@@ -168,11 +192,12 @@ pub struct RouteTable {
     pub(crate) routers: BTreeMap<NodeId, Router>,
     /// For each prefix that is no exit: the nodes that have a row for it.
     pub(crate) holders: BTreeMap<Prefix, BTreeSet<NodeId>>,
-    /// Agrees with `is_primary` of the rows after every call.
-    pub(crate) seats: BTreeMap<Prefix, Seat>,
-    /// The groups that elect on their own, and whom they elected.
+    /// Who carries what, in the tailnet as a whole and within groups. The former agrees with `is_primary` of the rows after every call.
+    pub(crate) seats: BTreeMap<(Prefix, Option<Group>), Seat>,
+    /// The groups that elect on their own.
     pub(crate) electorates: BTreeMap<Group, Electorate>,
-    pub(crate) steered_seats: BTreeMap<(Prefix, Group), Seat>,
+    /// What a person set, for one prefix or for all. None of them is empty.
+    pub(crate) overrides: BTreeMap<Option<Prefix>, PrefixOverrides>,
     /// Prefixes to be decided again before the call returns.
     pub(crate) dirty: BTreeSet<Prefix>,
     pub(crate) timers: Timers<Timer>,
@@ -188,7 +213,7 @@ impl RouteTable {
             holders: BTreeMap::new(),
             seats: BTreeMap::new(),
             electorates: BTreeMap::new(),
-            steered_seats: BTreeMap::new(),
+            overrides: BTreeMap::new(),
             dirty: BTreeSet::new(),
             timers: Timers::new(),
         }
@@ -198,17 +223,23 @@ impl RouteTable {
     pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Effect> {
         let mut out = Vec::new();
         match input {
+            Input::Restored(restored) => {
+                self.restore(restored, now, &mut out);
+                return out;
+            }
+            Input::Overrides(row) => self.put_overrides(row, now, &mut out),
+            Input::Moved(prefix, to, by) => self.move_to(prefix, to, by, now, &mut out),
             Input::Rows(rows) => rows.into_iter().for_each(|row| self.put_row(row, now, &mut out)),
             Input::Node(node, facts) => self.put_node(node, facts, now, &mut out),
-            Input::NodeDeleted(node) => self.remove_node(node),
+            Input::NodeDeleted(node) => self.remove_node(node, &mut out),
             Input::Advertised(node, prefixes) => self.advertised(node, &prefixes, now, &mut out),
             Input::SessionOpened(node, session) => self.session_opened(node, session, now, &mut out),
             Input::SessionLost(node, session, cause) => self.session_lost(node, session, cause, now, &mut out),
             Input::Silent(node, session, cause) => self.silent(node, session, cause, now, &mut out),
             Input::Answered(node, session) => self.answered(node, session, now, &mut out),
-            Input::CommonLoss(nodes) => nodes.into_iter().for_each(|node| self.give_grace(node, now)),
+            Input::CommonLoss(nodes) => nodes.into_iter().for_each(|node| self.give_grace(node, now, &mut out)),
             Input::Electorates(electorates) => self.put_electorates(electorates, &mut out),
-            Input::Started => self.started(now),
+            Input::Started => self.started(now, &mut out),
         }
         self.decide(now, &mut out);
         out
@@ -220,10 +251,9 @@ impl RouteTable {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Liveness(node) => self.liveness_over(node, now, &mut out),
-                Timer::Flapping(node) => self.flapping_over(node, now),
-                Timer::Failback(prefix) | Timer::SteeredFailback(prefix, _) => {
-                    self.dirty.insert(prefix);
-                }
+                Timer::Flapping(node) => self.flapping_over(node, now, &mut out),
+                Timer::Seat(prefix, _) => drop(self.dirty.insert(prefix)),
+                Timer::Thaw(prefix) => self.mark_under(prefix),
                 Timer::Withdrawn(route) => out.push(Effect::WithdrawalDue(route)),
             }
         }
@@ -257,19 +287,24 @@ impl RouteTable {
         ids.filter_map(|id| self.rows.get(id))
     }
 
+    /// Every prefix that is no exit and that somebody has a live row for.
+    pub fn prefixes(&self) -> impl Iterator<Item = &Prefix> {
+        self.holders.keys()
+    }
+
+    /// Whether this node counts as up.
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.routers.get(&node).is_some_and(|router| router.health.is_up())
+    }
+
     /// Nodes that have a live row for this prefix, in the order of joining.
     pub fn holders(&self, prefix: &Prefix) -> impl Iterator<Item = NodeId> {
         self.holders.get(prefix).into_iter().flatten().copied()
     }
 
-    /// Who carries this prefix.
-    pub fn seat(&self, prefix: &Prefix) -> Option<&Seat> {
-        self.seats.get(prefix)
-    }
-
-    /// Every prefix that somebody carries, with who does.
-    pub fn seats(&self) -> impl Iterator<Item = (&Prefix, &Seat)> {
-        self.seats.iter()
+    /// How often this node was lost of late, to be remembered.
+    pub fn flaps(&self, node: NodeId) -> Option<FlapRow> {
+        self.routers.get(&node).map(|router| router.health.flaps(node))
     }
 
     /// What is known of this node's liveness.
@@ -280,32 +315,6 @@ impl RouteTable {
     /// How good this node is as a router now.
     pub fn rank(&self, node: NodeId) -> Option<Rank> {
         self.routers.get(&node).map(|router| router.health.rank(router.facts.drained))
-    }
-
-    /// The word for this row (design.md 1).
-    pub fn state(&self, row: &Route) -> RouteState {
-        let router = self.routers.get(&row.node);
-        if let Some(reason) = row.prefix.invalid() {
-            RouteState::Invalid(reason)
-        } else if row.enabled && !row.advertised {
-            RouteState::PreApproved
-        } else if row.was_advertised && !row.advertised {
-            RouteState::Withdrawn
-        } else if !row.enabled && approval::refused_by_person(row) {
-            RouteState::Refused
-        } else if !row.enabled {
-            RouteState::Pending
-        } else if router.is_some_and(|router| router.facts.expired) {
-            RouteState::Expired
-        } else if !router.is_some_and(|router| router.health.is_up()) {
-            RouteState::Offline
-        } else if row.is_primary {
-            RouteState::Primary
-        } else if row.prefix.is_exit() {
-            RouteState::Serving
-        } else {
-            RouteState::Standby
-        }
     }
 
     fn put_row(&mut self, row: Route, now: Timestamp, out: &mut Vec<Effect>) {
@@ -335,16 +344,15 @@ impl RouteTable {
         let (is_primary, advertised) = match self.rows.get(&id) {
             Some(own) => (own.is_primary, own.advertised),
             None => {
-                if row.is_primary && row.enabled && !prefix.is_exit() && !self.seats.contains_key(&prefix) {
-                    let seat = Seat { node, because: Because::Incumbent, since: row.updated_at, pending: None };
-                    self.seats.insert(prefix, seat);
+                if row.is_primary && row.enabled && !prefix.is_exit() {
+                    self.restore_primary(node, prefix, row.updated_at);
                 }
-                (row.is_primary && self.seats.get(&prefix).is_some_and(|seat| seat.node == node), row.advertised)
+                (row.is_primary && self.seat(&prefix).is_some_and(|seat| seat.node == node), row.advertised)
             }
         };
         let row = Route { is_primary, advertised, ..row };
         // Also after a restart the grace runs from the withdrawal.
-        if row.enabled && !advertised && !approval::outlives_withdrawal(&row) {
+        if row.enabled && !advertised && self.ends_with_withdrawal(&row) {
             self.timers.set(Timer::Withdrawn(id), row.updated_at + self.settings.withdraw_grace);
         } else {
             self.timers.stop(&Timer::Withdrawn(id));
@@ -363,9 +371,10 @@ impl RouteTable {
         out.push(Effect::RoutesOf(node));
     }
 
-    fn remove_node(&mut self, node: NodeId) {
+    fn remove_node(&mut self, node: NodeId, out: &mut Vec<Effect>) {
         self.mark_node(node);
         self.routers.remove(&node);
+        out.push(Effect::FlapsChanged(node));
         self.timers.stop(&Timer::Liveness(node));
         self.timers.stop(&Timer::Flapping(node));
     }
@@ -383,8 +392,8 @@ impl RouteTable {
             row.advertised = advertised;
             row.was_advertised |= advertised;
             row.updated_at = now;
-            let (prefix, enabled) = (row.prefix, row.enabled);
-            if !advertised && enabled {
+            let (prefix, enabled, row) = (row.prefix, row.enabled, row.clone());
+            if !advertised && enabled && self.ends_with_withdrawal(&row) {
                 self.timers.set(Timer::Withdrawn(id), now + self.settings.withdraw_grace);
             } else {
                 self.timers.stop(&Timer::Withdrawn(id));
@@ -396,6 +405,23 @@ impl RouteTable {
         if changed {
             out.push(Effect::RoutesOf(node));
         }
+    }
+
+    fn restore(&mut self, restored: Restored, now: Timestamp, out: &mut Vec<Effect>) {
+        let Restored { rows, overrides, flaps, seats } = restored;
+        overrides.into_iter().for_each(|row| self.put_overrides(row, now, out));
+        for row in flaps {
+            let node = row.node;
+            if let Some(until) = row.until {
+                self.timers.set(Timer::Flapping(node), until);
+            }
+            self.router(node, now).health.restore(row);
+        }
+        seats.into_iter().for_each(|seat| self.restore_seat(seat));
+        let primaries: BTreeSet<Prefix> = rows.iter().filter(|row| row.is_primary).map(|row| row.prefix).collect();
+        rows.into_iter().for_each(|row| self.put_row(row, now, out));
+        // The rows have the last word on who is primary.
+        self.seats.retain(|(prefix, group), _| group.is_some() || primaries.contains(prefix));
     }
 
     pub(crate) fn router(&mut self, node: NodeId, now: Timestamp) -> &mut Router {

@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use wayleave_model::{NodeId, RouteId};
+use wayleave_model::{NodeId, Prefix, RouteId};
 use wayleave_policy::PolicyError;
+use wayleave_routes::Group;
 use wayleave_store::{Soft, Store, StoreError};
 use wayleave_tailnet::{
     Command, Committed, Effect, Event, HistoryEntry, Outcome, Plan, PolicyRow, Refusal, Settings, Snapshot, Tailnet,
@@ -194,6 +195,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 struct Behind {
     nodes: BTreeSet<NodeId>,
     routes: BTreeSet<RouteId>,
+    seats: BTreeSet<(Prefix, Option<Group>)>,
+    flaps: BTreeSet<NodeId>,
     history: Vec<HistoryEntry>,
 }
 
@@ -334,16 +337,22 @@ impl Loop {
 
     fn take_behind(&mut self) -> Vec<Soft> {
         self.on_its_way = std::mem::take(&mut self.behind);
-        let Behind { nodes, routes, history } = self.on_its_way.clone();
+        let Behind { nodes, routes, seats, flaps, history } = self.on_its_way.clone();
         let (registry, table) = (self.tailnet.registry(), self.tailnet.routes());
         let nodes =
             nodes.into_iter().filter_map(|id| registry.node(id)).cloned().map(|node| Soft::Node(Box::new(node)));
         let routes = routes.into_iter().filter_map(|id| table.row(id)).cloned().map(Soft::Route);
-        nodes.chain(routes).chain(history.into_iter().map(Soft::History)).collect()
+        let seats = seats.into_iter().map(|(prefix, group)| Soft::Seat {
+            prefix,
+            holder: table.seat_row(&prefix, group.as_ref()).map(|row| row.holder),
+            group: group.map(|group| (*group).clone()).unwrap_or_default(),
+        });
+        let flaps = flaps.into_iter().map(|node| Soft::Flaps(node, table.flaps(node)));
+        nodes.chain(routes).chain(seats).chain(flaps).chain(history.into_iter().map(Soft::History)).collect()
     }
 
     fn written(&mut self, done: Result<(), StoreError>) {
-        let Behind { nodes, routes, history } = std::mem::take(&mut self.on_its_way);
+        let Behind { nodes, routes, seats, flaps, history } = std::mem::take(&mut self.on_its_way);
         if let Err(error) = done {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -351,6 +360,8 @@ impl Loop {
             );
             self.behind.nodes.extend(nodes);
             self.behind.routes.extend(routes);
+            self.behind.seats.extend(seats);
+            self.behind.flaps.extend(flaps);
             self.behind.history.splice(0..0, history);
             self.not_before = Some(tokio::time::Instant::now() + TRY_AGAIN);
         }
@@ -379,9 +390,13 @@ impl Loop {
                 Effect::Propose(command) => self.waiting.push_back((command.clone(), None)),
                 Effect::NodeRow(node) => drop(self.behind.nodes.insert(*node)),
                 Effect::RouteRow(route) => drop(self.behind.routes.insert(*route)),
+                Effect::SeatRow(prefix, group) => drop(self.behind.seats.insert((*prefix, group.clone()))),
+                Effect::FlapRow(node) => drop(self.behind.flaps.insert(*node)),
                 Effect::History(entry) => self.behind.history.push(entry.clone()),
                 Effect::PrimaryChanged(_)
                 | Effect::SteeredChanged(_)
+                | Effect::FellBack { .. }
+                | Effect::KeyExpires { .. }
                 | Effect::PolicyChanged(_)
                 | Effect::NodeDown(..)
                 | Effect::NodeUp(_)
@@ -478,6 +493,20 @@ fn log(effect: &Effect, tailnet: &Tailnet) {
             because = %change.because,
             "primary of a group changed"
         ),
+        Effect::FellBack { prefix, group, fallen_back } => {
+            let via = group.as_ref().map(|group| group.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+            if *fallen_back {
+                tracing::warn!(route.prefix = %prefix, via, "every router is down: those who have a wider prefix to use do without this one");
+            } else {
+                tracing::info!(route.prefix = %prefix, via, "a router is steady: the prefix is back");
+            }
+        }
+        Effect::KeyExpires { node, at } => tracing::warn!(
+            node.id = %node,
+            node.name = %name(*node),
+            expires_at = %at,
+            "the key of a router ends soon: its routes go then, unless it logs in again or `wayleave nodes expire --never` is said"
+        ),
         Effect::PolicyChanged(revision) => tracing::info!(policy.revision = revision, "policy changed"),
         Effect::NodeDown(node, cause) => {
             if tailnet.routes().rows_of(*node).next().is_some() {
@@ -501,6 +530,11 @@ fn log(effect: &Effect, tailnet: &Tailnet) {
         Effect::NodeGone(node) => tracing::info!(node.id = %node.id, node.name = %node.given_name, "node deleted"),
         Effect::LoginSettled(_) => tracing::debug!("login answered"),
         Effect::SshCheckSettled(_) => tracing::debug!("a shell's check was answered or given up"),
-        Effect::History(_) | Effect::NodeRow(_) | Effect::RouteRow(_) | Effect::Propose(_) => {}
+        Effect::History(_)
+        | Effect::NodeRow(_)
+        | Effect::RouteRow(_)
+        | Effect::SeatRow(..)
+        | Effect::FlapRow(_)
+        | Effect::Propose(_) => {}
     }
 }

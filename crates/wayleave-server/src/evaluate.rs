@@ -232,6 +232,7 @@ fn node(id: u64, machine: &Machine, users: &[Person], now: Timestamp) -> Result<
         hostinfo: Hostinfo { routable_ips: machine.advertised_routes.clone(), ..Hostinfo::default() },
         endpoints: Vec::new(),
         home_derp: 0,
+        vantage: Default::default(),
     })
 }
 

@@ -78,6 +78,7 @@ fn node(id: u64, node_key: NodeKey, addresses: Addresses) -> Node {
         hostinfo: Hostinfo { hostname: format!("n{id}"), ..Hostinfo::default() },
         endpoints: Vec::new(),
         home_derp: 0,
+        vantage: Default::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use wayleave_model::{Endpoint, EndpointKind, Hostinfo, NetInfo, Prefix, Service, Tag};
+use wayleave_model::{Endpoint, EndpointKind, Hostinfo, NetInfo, Prefix, Service, Tag, Vantage};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -50,6 +50,25 @@ struct NetInfoJson {
 pub(crate) struct EndpointJson {
     address: SocketAddr,
     kind: u8,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct VantageJson {
+    region: u32,
+    latency: BTreeMap<u32, u64>,
+}
+
+impl VantageJson {
+    pub(crate) fn from_model(vantage: &Vantage) -> Self {
+        let Vantage { region, latency } = vantage.clone();
+        Self { region, latency }
+    }
+
+    pub(crate) fn into_model(self) -> Vantage {
+        let Self { region, latency } = self;
+        Vantage { region, latency }
+    }
 }
 
 impl HostinfoJson {

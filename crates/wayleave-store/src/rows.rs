@@ -2,19 +2,21 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use wayleave_model::{
-    Addresses, ApiKey, ApiKeyId, Approval, Approver, AuthKey, AuthKeyId, KeyHash, Node, NodeId, Owner, Prefix,
-    RegisterMethod, Route, RouteId, Timestamp, User, UserId,
+    Addresses, ApiKey, ApiKeyId, Approval, Approver, AuthKey, AuthKeyId, Failback, FlapRow, Freeze, KeyHash, Node,
+    NodeId, Owner, Prefix, PrefixOverrides, PrefixRow, RegisterMethod, Route, RouteId, SeatHolder, SeatRow, Timestamp,
+    User, UserId,
 };
 
 use wayleave_tailnet::{Imported, PolicyRow};
 
 use crate::error::StoreError;
-use crate::json::{EndpointJson, HostinfoJson};
+use crate::json::{EndpointJson, HostinfoJson, VantageJson};
 
 /// A stored line of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub struct HistoryRow {
     pub prefix: Option<Prefix>,
     /// Of which node.
     pub node: Option<NodeId>,
-    /// What: `advertised`, `withdrawn`, `approved`, `disabled`, `primary changed`, `deleted`.
+    /// What: the word of `HistoryEvent`.
     pub event: String,
     /// Who had the prefix, where it moved.
     pub from: Option<NodeId>,
@@ -190,6 +192,7 @@ pub(crate) fn node_from_row(row: &SqliteRow) -> Result<Node, StoreError> {
         hostinfo: hostinfo.into_model(),
         endpoints: endpoints.into_iter().map(EndpointJson::into_model).collect(),
         home_derp: c.number("home_derp")?,
+        vantage: c.json::<VantageJson>("vantage")?.into_model(),
     })
 }
 
@@ -216,6 +219,59 @@ pub(crate) fn route_from_row(row: &SqliteRow) -> Result<Route, StoreError> {
         priority: c.number("priority")?,
         had_endpoint: c.flag("had_endpoint")?,
         was_advertised: c.flag("was_advertised")?,
+    })
+}
+
+pub(crate) fn prefix_from_row(row: &SqliteRow) -> Result<PrefixRow, StoreError> {
+    let c = Columns::new("prefixes", row)?;
+    let prefix = c.text("prefix")?;
+    let failback: Option<i64> = c.value("failback_after")?;
+    let failback = failback.map(|millis| {
+        u64::try_from(millis).map_or(Failback::Never, |millis| Failback::After(Duration::from_millis(millis)))
+    });
+    let frozen = match (c.optional_time("frozen_until")?, c.optional_parsed("frozen_by")?) {
+        (Some(until), Some(by)) => Some(Freeze { until, by }),
+        (None, _) => None,
+        (Some(_), None) => return Err(c.invalid("frozen_by", "missing")),
+    };
+    Ok(PrefixRow {
+        prefix: if prefix.is_empty() { None } else { Some(c.parsed("prefix")?) },
+        overrides: PrefixOverrides {
+            when_down: c.optional_parsed("when_down")?,
+            on_withdraw: c.optional_parsed("on_withdraw")?,
+            spread: c.optional_parsed("spread")?,
+            failback,
+            frozen,
+        },
+    })
+}
+
+pub(crate) fn flaps_from_row(row: &SqliteRow) -> Result<FlapRow, StoreError> {
+    let c = Columns::new("flaps", row)?;
+    let times = |column| {
+        let times: Vec<i64> = c.json(column)?;
+        Ok::<_, StoreError>(times.into_iter().map(Timestamp::from_millis).collect())
+    };
+    Ok(FlapRow {
+        node: NodeId::new(c.number("id")?),
+        downs: times("downs")?,
+        losses: times("losses")?,
+        until: c.optional_time("until")?,
+    })
+}
+
+pub(crate) fn seat_from_row(row: &SqliteRow) -> Result<SeatRow, StoreError> {
+    let c = Columns::new("seats", row)?;
+    Ok(SeatRow {
+        prefix: c.parsed("prefix")?,
+        group: c.json("tags")?,
+        holder: SeatHolder {
+            node: NodeId::new(c.number("node_id")?),
+            since: c.time("since")?,
+            moved_by: c.optional_parsed("moved_by")?,
+            fallen_back: c.flag("fallen_back")?,
+            carriers: c.json("carriers")?,
+        },
     })
 }
 

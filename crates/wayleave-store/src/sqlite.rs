@@ -15,6 +15,7 @@ use crate::rows::{self, HistoryRow};
 mod backup;
 mod export;
 mod import;
+mod states;
 mod write;
 
 pub use export::Document;
@@ -127,6 +128,9 @@ async fn load(db: &mut SqliteConnection) -> Result<Loaded, StoreError> {
         policy: all(db, "SELECT revision AS id, * FROM policies ORDER BY revision DESC LIMIT 1", rows::policy_from_row)
             .await?
             .pop(),
+        prefixes: all(db, "SELECT * FROM prefixes ORDER BY prefix", rows::prefix_from_row).await?,
+        flaps: all(db, "SELECT * FROM flaps ORDER BY id", rows::flaps_from_row).await?,
+        seats: all(db, "SELECT * FROM seats ORDER BY id", rows::seat_from_row).await?,
         sequences: sequences(db).await?,
         imported: all(db, "SELECT * FROM imports ORDER BY id DESC LIMIT 1", rows::import_from_row).await?.pop(),
     })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wayleave_model::{Node, NodeId, Route, SessionId, Timestamp};
 use wayleave_policy::{CompiledPolicy, Subject};
-use wayleave_routes::{Effect as RouteEffect, Input, NodeFacts, approval};
+use wayleave_routes::{Effect as RouteEffect, Input, NodeFacts, Restored, approval};
 
 use crate::command::Command;
 use crate::enrolment::wanted_name;
@@ -27,6 +27,10 @@ impl Tailnet {
             Event::Silent(node, session, cause) => self.route_input(Input::Silent(node, session, cause), now, &mut out),
             Event::Answered(node, session) => self.route_input(Input::Answered(node, session), now, &mut out),
             Event::Reported(node, report) => self.reported(node, *report, now, &mut out),
+            Event::Guarded(guarded) => {
+                self.guarded = guarded;
+                self.guards_changed(now, &mut out);
+            }
         }
         self.elect_groups(now, &mut out);
         out
@@ -50,6 +54,8 @@ impl Tailnet {
         while let Some(due) = self.timers.pop_due(now) {
             match due {
                 Due::KeyExpires(node) => self.facts_changed(node, now, &mut out),
+                Due::KeyWarning(node) => self.key_warning(node, now, &mut out),
+                Due::HomeStable(node) => self.home_stable(node, &mut out),
                 Due::Logins => self.forget_old_logins(now),
             }
         }
@@ -59,7 +65,19 @@ impl Tailnet {
     }
 
     pub(crate) fn load(&mut self, loaded: Loaded, now: Timestamp) {
-        let Loaded { users, nodes, routes, auth_keys, api_keys, policy: _, sequences: _, imported: _ } = loaded;
+        let Loaded {
+            users,
+            nodes,
+            routes,
+            auth_keys,
+            api_keys,
+            policy: _,
+            prefixes: overrides,
+            flaps,
+            seats,
+            sequences: _,
+            imported: _,
+        } = loaded;
         users.into_iter().for_each(|user| self.registry.put_user(user));
         auth_keys.into_iter().for_each(|key| self.registry.put_auth_key(key));
         api_keys.into_iter().for_each(|key| self.registry.put_api_key(key));
@@ -75,12 +93,18 @@ impl Tailnet {
             self.registry.put_node(node);
             self.facts_changed(id, now, &mut out);
         }
-        self.route_input(Input::Rows(routes), now, &mut out);
+        let restored = Restored { rows: routes, overrides, flaps, seats };
+        self.route_input(Input::Restored(restored), now, &mut out);
+        self.look_at_homes();
+        // A warning that fell due while the server was down is given now.
+        let all: Vec<NodeId> = self.registry.nodes().map(|node| node.id).collect();
+        all.into_iter().for_each(|id| self.await_key_warning(id, now, true));
     }
 
     fn committed(&mut self, committed: Committed, now: Timestamp, out: &mut Vec<Effect>) {
         let mut rows = Vec::new();
         let mut gone = Vec::new();
+        let mut moves = Vec::new();
         let mut people_changed = false;
         let mut file = None;
         for write in committed.0.writes() {
@@ -107,6 +131,11 @@ impl Tailnet {
                     self.policy_row = Some(policy.row);
                     file = Some(policy.file);
                 }
+                Write::Prefix(row) => {
+                    self.route_input(Input::Overrides(row), now, out);
+                    self.look_at_homes();
+                }
+                Write::Moved { prefix, to, by, at: _ } => moves.push((prefix, to, by)),
                 Write::Sequences(sequences) => self.sequences = sequences,
                 Write::History(_) => {}
             }
@@ -116,6 +145,9 @@ impl Tailnet {
             self.rules_changed(file);
         }
         self.route_input(Input::Rows(rows), now, out);
+        for (prefix, to, by) in moves {
+            self.route_input(Input::Moved(prefix, to, by), now, out);
+        }
         for node in gone {
             self.remove_node(node, now, out);
         }
@@ -147,6 +179,7 @@ impl Tailnet {
                 home_derp: own.home_derp,
                 capability: own.capability,
                 last_seen: own.last_seen,
+                vantage: own.vantage,
                 ..node
             },
         };
@@ -168,7 +201,7 @@ impl Tailnet {
     }
 
     /// Has auto-approvers asked again about what a node advertises.
-    fn ask_again(&self, node: NodeId, out: &mut Vec<Effect>) {
+    pub(crate) fn ask_again(&self, node: NodeId, out: &mut Vec<Effect>) {
         let prefixes: BTreeSet<_> =
             self.routes.rows_of(node).filter(|row| approval::wants_auto_approval(row)).map(|row| row.prefix).collect();
         if !prefixes.is_empty() && self.rules.approves_anything() {
@@ -181,6 +214,9 @@ impl Tailnet {
         self.liveness.removed(id);
         out.extend(self.ssh_checks.node_removed(id).into_iter().map(Effect::SshCheckSettled));
         self.timers.stop(&Due::KeyExpires(id));
+        self.timers.stop(&Due::KeyWarning(id));
+        self.timers.stop(&Due::HomeStable(id));
+        self.homes.forget(id);
         self.touched.insert(id);
         if let Some(node) = self.registry.remove_node(id) {
             out.push(Effect::NodeGone(Box::new(node)));
@@ -247,10 +283,12 @@ impl Tailnet {
             next.hostinfo = hostinfo;
         }
         if next != *row {
+            let before = row.home_derp;
             self.registry.put_node(next);
             self.touched.insert(id);
             out.push(Effect::NodeRow(id));
             self.facts_changed(id, now, out);
+            self.home_reported(id, before, now);
         }
         let Some(prefixes) = advertised else { return };
         self.route_input(Input::Advertised(id, prefixes.clone()), now, out);
@@ -272,8 +310,33 @@ impl Tailnet {
         let reported = node.disco_key.is_some();
         let reachable = !reported || node.home_derp != 0 || !node.endpoints.is_empty();
         let facts = NodeFacts { expired, reachable, drained: node.drained };
+        self.await_key_warning(id, now, false);
         self.touched.insert(id);
         self.route_input(Input::Node(id, facts), now, out);
+    }
+
+    /// Sets the deadline of the next warning that a key ends. `missed`: also of one that should have been given before.
+    fn await_key_warning(&mut self, id: NodeId, now: Timestamp, missed: bool) {
+        let expires_at = self.registry.node(id).and_then(|node| node.expires_at).filter(|at| *at > now);
+        let due = expires_at.and_then(|at| {
+            let all = || self.settings.key_warnings.iter().map(|before| at - *before);
+            let overdue = missed && all().any(|due| due <= now);
+            if overdue { Some(now) } else { all().filter(|due| *due > now).min() }
+        });
+        match due {
+            Some(at) => self.timers.set(Due::KeyWarning(id), at),
+            None => self.timers.stop(&Due::KeyWarning(id)),
+        }
+    }
+
+    fn key_warning(&mut self, id: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
+        let expires_at = self.registry.node(id).and_then(|node| node.expires_at).filter(|at| *at > now);
+        if let Some(at) = expires_at
+            && self.routes.rows_of(id).any(|row| row.advertised)
+        {
+            out.push(Effect::KeyExpires { node: id, at });
+        }
+        self.await_key_warning(id, now, false);
     }
 
     fn forget_old_logins(&mut self, now: Timestamp) {
@@ -293,8 +356,11 @@ impl Tailnet {
         for effect in effects {
             match effect {
                 RouteEffect::PrimaryChanged(change) => {
-                    let event =
-                        HistoryEvent::PrimaryChanged { from: change.from, to: change.to, because: change.because };
+                    let event = HistoryEvent::PrimaryChanged {
+                        from: change.from,
+                        to: change.to,
+                        because: change.because.clone(),
+                    };
                     let entry = HistoryEntry { at: now, prefix: Some(change.prefix), node: change.to, event };
                     out.push(Effect::History(entry));
                     out.push(Effect::PrimaryChanged(change));
@@ -307,6 +373,13 @@ impl Tailnet {
                     out.push(Effect::RouteRow(id));
                 }
                 RouteEffect::WithdrawalDue(route) => out.push(Effect::Propose(Command::DisableWithdrawn { route })),
+                RouteEffect::SeatChanged(prefix, group) => out.push(Effect::SeatRow(prefix, group)),
+                RouteEffect::FlapsChanged(node) => out.push(Effect::FlapRow(node)),
+                RouteEffect::FellBack { prefix, group, fallen_back } => {
+                    let event = if fallen_back { HistoryEvent::FellBack } else { HistoryEvent::CameBack };
+                    out.push(Effect::History(HistoryEntry { at: now, prefix: Some(prefix), node: None, event }));
+                    out.push(Effect::FellBack { prefix, group, fallen_back });
+                }
                 RouteEffect::SteeredChanged(change) => out.push(Effect::SteeredChanged(change)),
                 RouteEffect::RoutesOf(node) => {
                     self.touched.insert(node);
@@ -336,7 +409,8 @@ impl Tailnet {
         if std::mem::take(&mut self.users_touched) {
             self.snapshot.users = self.registry.users().map(|user| (user.id, Arc::new(user.clone()))).collect();
         }
-        let touched = std::mem::take(&mut self.touched);
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.extend(self.concerned(&touched));
         let mut changed = BTreeSet::new();
         let mut policy = Arc::clone(&self.snapshot.policy);
         for id in touched {
@@ -376,6 +450,7 @@ impl Tailnet {
                 .map(|row| row.prefix)
                 .collect(),
             steered: self.routes.steered_through(node.id),
+            choices: rows().filter_map(|row| Some((row.prefix, Arc::new(self.choices(&row.prefix)?)))).collect(),
             is_router: rows().any(|row| row.advertised),
             approved,
             node: node.clone(),

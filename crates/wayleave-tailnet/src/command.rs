@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use wayleave_model::{
-    ApiKeyId, Approver, AuthKeyId, GivenName, Hostinfo, InvalidReason, MachineKey, NodeId, NodeKey, Prefix, RouteId,
-    Tag, Timestamp, UserId, UserRole,
+    ApiKeyId, Approver, AuthKeyId, GivenName, Hostinfo, InvalidReason, MachineKey, NodeId, NodeKey, Prefix,
+    PrefixChange, RouteId, Tag, Timestamp, UserId, UserRole,
 };
 use wayleave_policy::PolicyError;
 
@@ -210,6 +210,65 @@ pub enum Command {
         /// Who says so.
         by: Approver,
     },
+    /// Sets what holds for a prefix, or for all that say nothing of their own.
+    SetPrefix {
+        /// Which; `None`: the default.
+        prefix: Option<Prefix>,
+        /// What.
+        change: PrefixChange,
+        /// Who says so.
+        by: Approver,
+    },
+    /// Stops every automatic move of a prefix, or of all, for a while.
+    Freeze {
+        /// Which; `None`: all.
+        prefix: Option<Prefix>,
+        /// For how long.
+        lifetime: Duration,
+        /// Who says so.
+        by: Approver,
+    },
+    /// Ends a freeze. That of all ends every one.
+    Unfreeze {
+        /// Which; `None`: all.
+        prefix: Option<Prefix>,
+        /// Who says so.
+        by: Approver,
+    },
+    /// Sets how much a node is preferred for a prefix.
+    Prefer {
+        /// Whose route.
+        node: NodeId,
+        /// Which.
+        prefix: Prefix,
+        /// Higher is preferred.
+        priority: i32,
+        /// Who says so.
+        by: Approver,
+    },
+    /// Puts a prefix on another of its routers, once.
+    MovePrimary {
+        /// Which.
+        prefix: Prefix,
+        /// Where to.
+        to: NodeId,
+        /// Who says so.
+        by: Approver,
+    },
+    /// Takes a node out of service: none of its routes is chosen while another can serve.
+    DrainNode {
+        /// Which.
+        node: NodeId,
+        /// Who says so.
+        by: Approver,
+    },
+    /// Puts it back into service.
+    UndrainNode {
+        /// Which.
+        node: NodeId,
+        /// Who says so.
+        by: Approver,
+    },
     /// Makes rows for what a node advertises and has none for, and asks the auto-approvers.
     Advertise {
         /// Who.
@@ -376,6 +435,28 @@ pub enum Refusal {
         /// What it has.
         has: String,
     },
+    /// The prefix can't be moved there.
+    #[error("{prefix} can't be moved to node {node}: {why}")]
+    NotMovable {
+        /// Which.
+        prefix: Prefix,
+        /// Where to.
+        node: NodeId,
+        /// Why not.
+        why: String,
+    },
+    /// Exits are never elected, so there is nothing to set for them.
+    #[error("{0} is an exit: exits are never elected, and each client chooses its own")]
+    Exit(Prefix),
+    /// All prefixes are frozen, so one can't be let go.
+    #[error("all prefixes are frozen until {until}: `wayleave routes unfreeze --all` ends that")]
+    AllFrozen {
+        /// Until then.
+        until: Timestamp,
+    },
+    /// A freeze needs an end.
+    #[error("a freeze lasts from a second to a year")]
+    FreezeLength,
     /// It is no policy, or fails its own tests.
     #[error("{0}")]
     Policy(Box<PolicyError>),

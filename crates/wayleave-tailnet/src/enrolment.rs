@@ -232,6 +232,7 @@ impl Tailnet {
                     hostinfo: ask.hostinfo.clone(),
                     endpoints: Vec::new(),
                     home_derp: ask.hostinfo.net_info.as_ref().map_or(0, |net| net.preferred_derp),
+                    vantage: Default::default(),
                 });
                 id
             }

@@ -38,6 +38,20 @@ pub enum HistoryEvent {
         /// Why.
         because: Because,
     },
+    /// Every router is down: those who have a wider prefix to use do without it.
+    FellBack,
+    /// It is told to everybody again.
+    CameBack,
+    /// A person set something for the prefix, or for all: what, and who.
+    Set(String, Approver),
+    /// A person froze the prefix, or all.
+    Frozen(Timestamp, Approver),
+    /// A person ended a freeze.
+    Unfrozen(Approver),
+    /// A person took the node out of service.
+    Drained(Approver),
+    /// A person put it back.
+    Undrained(Approver),
     /// The node was deleted.
     Deleted,
 }
@@ -51,14 +65,31 @@ impl HistoryEvent {
             Self::Approved(_) => "approved",
             Self::Disabled(_) => "disabled",
             Self::PrimaryChanged { .. } => "primary changed",
+            Self::FellBack => "fell back",
+            Self::CameBack => "came back",
+            Self::Set(..) => "set",
+            Self::Frozen(..) => "frozen",
+            Self::Unfrozen(_) => "unfrozen",
+            Self::Drained(_) => "drained",
+            Self::Undrained(_) => "undrained",
             Self::Deleted => "deleted",
         }
+    }
+
+    /// Who had the prefix and who has it, where it moved.
+    pub const fn ends(&self) -> (Option<NodeId>, Option<NodeId>) {
+        if let Self::PrimaryChanged { from, to, .. } = self { (*from, *to) } else { (None, None) }
     }
 
     /// The cause, in the same words as everywhere else; empty where there is none to tell.
     pub fn cause(&self) -> String {
         match self {
             Self::Approved(by) | Self::Disabled(by) => by.to_string(),
+            Self::Unfrozen(by) | Self::Drained(by) | Self::Undrained(by) => by.to_string(),
+            Self::Set(what, by) => format!("{by}: {what}"),
+            Self::Frozen(until, by) => format!("{by}: until {until}"),
+            Self::FellBack => "every router is down".to_owned(),
+            Self::CameBack => "a router is steady".to_owned(),
             Self::PrimaryChanged { because, .. } => because.to_string(),
             Self::Advertised | Self::Withdrawn | Self::Deleted => String::new(),
         }

@@ -12,13 +12,16 @@
 
 mod addresses;
 mod apply;
+mod choices;
 mod command;
 mod enrolment;
+mod guarded;
 mod history;
 mod liveness;
 mod plan;
 mod plan_keys;
 mod plan_nodes;
+mod plan_prefixes;
 mod plan_routes;
 mod policy;
 mod registry;
@@ -26,9 +29,12 @@ mod settings;
 mod snapshot;
 mod ssh_checks;
 mod tailnet;
+mod vantage;
 
 pub use addresses::{AddressError, AddressPool};
+pub use choices::{Choices, Cover, Offer};
 pub use command::{ApproveMode, Command, ImportedKey, LoginToken, NewAuthKey, Outcome, Refusal, Registration};
+pub use guarded::Guarded;
 pub use history::{HistoryEntry, HistoryEvent};
 pub use liveness::Ending;
 pub use plan::{Committed, Plan, Write};
@@ -38,3 +44,4 @@ pub use settings::Settings;
 pub use snapshot::{NodeView, Snapshot};
 pub use ssh_checks::{Shell, SshCheck, SshCheckKey, SshVerdict};
 pub use tailnet::{Effect, Event, Imported, Loaded, Report, Tailnet};
+pub use wayleave_routes::spread::{Choice, ChosenBecause};

@@ -1,6 +1,9 @@
 //! Plans: what a command would write. This file dispatches and holds no rules.
 
-use wayleave_model::{ApiKey, ApiKeyId, AuthKey, AuthKeyId, Node, NodeId, Route, RouteId, Timestamp, User, UserId};
+use wayleave_model::{
+    ApiKey, ApiKeyId, Approver, AuthKey, AuthKeyId, Node, NodeId, Prefix, PrefixRow, Route, RouteId, Timestamp, User,
+    UserId,
+};
 
 use crate::command::{Command, LoginToken, Outcome, Refusal};
 use crate::history::{HistoryEntry, HistoryEvent};
@@ -30,6 +33,19 @@ pub enum Write {
     ApiKey(ApiKey),
     /// Deletes an API key.
     DeleteApiKey(ApiKeyId),
+    /// What is set for a prefix, or for all; nothing set: there is no such row.
+    Prefix(PrefixRow),
+    /// A person moved a prefix: this node's row is the primary one, and no other's.
+    Moved {
+        /// Which.
+        prefix: Prefix,
+        /// Where to.
+        to: NodeId,
+        /// Who.
+        by: Approver,
+        /// When.
+        at: Timestamp,
+    },
     /// A new policy; those before it are kept.
     Policy(Box<NewPolicy>),
     /// The numbers that come next.
@@ -120,12 +136,7 @@ impl Draft {
         self.writes.push(Write::Route(row));
     }
 
-    pub(crate) fn history(
-        &mut self,
-        prefix: Option<wayleave_model::Prefix>,
-        node: Option<NodeId>,
-        event: HistoryEvent,
-    ) {
+    pub(crate) fn history(&mut self, prefix: Option<Prefix>, node: Option<NodeId>, event: HistoryEvent) {
         self.writes.push(Write::History(HistoryEntry { at: self.now, prefix, node, event }));
     }
 
@@ -213,6 +224,13 @@ impl Tailnet {
                 self.plan_approve_routes(draft, node, &prefixes, mode, &by)
             }
             Command::DisableRoutes { node, prefixes, by } => self.plan_disable_routes(draft, node, &prefixes, &by),
+            Command::SetPrefix { prefix, change, by } => self.plan_set_prefix(draft, prefix, &change, &by),
+            Command::Freeze { prefix, lifetime, by } => self.plan_freeze(draft, prefix, lifetime, by),
+            Command::Unfreeze { prefix, by } => self.plan_unfreeze(draft, prefix, &by),
+            Command::Prefer { node, prefix, priority, by } => self.plan_prefer(draft, node, prefix, priority, by),
+            Command::MovePrimary { prefix, to, by } => self.plan_move(draft, prefix, to, by),
+            Command::DrainNode { node, by } => self.plan_drain(draft, node, by),
+            Command::UndrainNode { node, by } => self.plan_undrain(draft, node, by),
             Command::Advertise { node, prefixes } => self.plan_advertise(draft, node, &prefixes),
             Command::SetPolicy { text, replaces, by } => self.plan_set_policy(draft, &text, replaces, &by),
             Command::AskShell { shell, key, fresh } => Ok(self.plan_ask_shell(draft, shell, key, fresh)),

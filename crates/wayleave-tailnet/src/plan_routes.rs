@@ -116,7 +116,7 @@ impl Tailnet {
                 Some(row) => Route { advertised: true, was_advertised: true, ..row.clone() },
                 None => approval::appeared(draft.next_route(), node, *prefix, now),
             };
-            let approved = owner.and_then(|owner| Self::auto_approved(draft, &self.rules, owner, &row));
+            let approved = owner.and_then(|owner| self.auto_approved(draft, &self.rules, owner, &row));
             let next = approved.unwrap_or(row);
             if known != Some(&next) {
                 changed.insert(*prefix, next);
@@ -126,8 +126,9 @@ impl Tailnet {
     }
 
     /// The row as an auto-approver leaves it, if one says yes. History is drafted.
-    pub(crate) fn auto_approved(draft: &mut Draft, rules: &Rules, owner: &Owner, row: &Route) -> Option<Route> {
-        if !approval::wants_auto_approval(row) {
+    pub(crate) fn auto_approved(&self, draft: &mut Draft, rules: &Rules, owner: &Owner, row: &Route) -> Option<Route> {
+        // Only a person may send what clients need before anything else through a router.
+        if !approval::wants_auto_approval(row) || self.guarded(&row.prefix).is_some() {
             return None;
         }
         let by = Approver::Auto(rules.auto_approves(owner, &row.prefix)?);
@@ -137,14 +138,15 @@ impl Tailnet {
     }
 
     pub(crate) fn plan_disable_withdrawn(&self, mut draft: Draft, id: RouteId) -> Plan {
-        let row = self.routes.row(id).and_then(|row| approval::disable_withdrawn(row, draft.now));
+        let row = self.routes.row(id).filter(|row| self.routes.ends_with_withdrawal(row));
+        let row = row.and_then(|row| approval::disable_withdrawn(row, draft.now));
         if let Some(row) = row {
             draft.route(row, Some(HistoryEvent::Disabled(Approver::Withdrawn)));
         }
         draft.done(Outcome::Done)
     }
 
-    fn prefixes_of(&self, node: NodeId) -> String {
+    pub(crate) fn prefixes_of(&self, node: NodeId) -> String {
         let all: Vec<String> = self.routes.rows_of(node).map(|row| row.prefix.to_string()).collect();
         if all.is_empty() { "none".to_owned() } else { all.join(", ") }
     }

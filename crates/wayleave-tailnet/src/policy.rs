@@ -113,7 +113,7 @@ impl Tailnet {
             self.routes.rows().map(approval::without_import).filter(approval::wants_auto_approval).collect();
         for row in waiting {
             let Some(owner) = self.registry.node(row.node).map(|node| &node.owner) else { continue };
-            if let Some(next) = Self::auto_approved(&mut draft, &rules, owner, &row) {
+            if let Some(next) = self.auto_approved(&mut draft, &rules, owner, &row) {
                 draft.write(Write::Route(next));
             }
         }

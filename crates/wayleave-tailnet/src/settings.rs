@@ -26,6 +26,10 @@ pub struct Settings {
     pub common_loss_sessions: usize,
     /// 1 s.
     pub common_loss_window: Duration,
+    /// How long a node's home region must have been stable before routers are chosen by it. 60 s.
+    pub home_stable: Duration,
+    /// How long before a router's key ends there is a warning, the longest first. 7 days and 1 day.
+    pub key_warnings: Vec<Duration>,
     /// How many logins may wait at once; more are refused, so that strangers can't fill the memory. 10,000.
     pub max_logins: usize,
     /// How many prefixes one node may have rows for. 1,024; more are left out.
@@ -46,6 +50,8 @@ impl Default for Settings {
             login_timeout: Duration::from_secs(3600),
             common_loss_sessions: 8,
             common_loss_window: Duration::from_secs(1),
+            home_stable: Duration::from_secs(60),
+            key_warnings: [7, 1].map(|days| Duration::from_secs(days * 86_400)).to_vec(),
             max_logins: 10_000,
             max_routes_per_node: 1024,
             policy: wayleave_policy::Surroundings::default(),

@@ -11,6 +11,8 @@ use wayleave_model::{MachineKey, Node, NodeId, NodeKey, Prefix, SessionId, User,
 use wayleave_policy::CompiledPolicy;
 use wayleave_routes::Group;
 
+use crate::choices::Choices;
+
 /// How many steps back a reader may be and still be told of the difference. A reader that is further behind gets everything,
 /// which costs less than so many small steps.
 const REMEMBERED_STEPS: usize = 4096;
@@ -32,6 +34,8 @@ pub struct NodeView {
     pub primary: BTreeSet<Prefix>,
     /// What it carries for those who reach it through a group that a grant steers through.
     pub steered: BTreeMap<Group, BTreeSet<Prefix>>,
+    /// What viewers choose from, for prefixes of it that not all reach through the primary.
+    pub choices: BTreeMap<Prefix, Arc<Choices>>,
     /// It has a row that it advertises, so its liveness is watched closely.
     pub is_router: bool,
 }

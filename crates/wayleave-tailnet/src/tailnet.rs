@@ -1,17 +1,19 @@
 //! The state machine itself: what is in it, what goes in and what comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use wayleave_model::{
-    ApiKey, AuthKey, DiscoKey, Endpoint, Hostinfo, Node, NodeId, Prefix, Route, RouteId, SessionId, Timers, Timestamp,
-    User,
+    ApiKey, AuthKey, DiscoKey, Endpoint, FlapRow, Hostinfo, Node, NodeId, Prefix, PrefixRow, Route, RouteId, SeatRow,
+    SessionId, Timers, Timestamp, User,
 };
 use wayleave_policy::{CompiledPolicy, People, PolicyError, PolicyFile, Rules};
 use wayleave_routes::{Cause, Electorate, Group, PrimaryChange, RouteTable, SteeredChange};
 
 use crate::command::{Command, LoginToken};
 use crate::enrolment::Login;
+use crate::guarded::Guarded;
 use crate::history::HistoryEntry;
 use crate::liveness::{Ending, Liveness};
 use crate::plan::Committed;
@@ -20,6 +22,7 @@ use crate::registry::{Registry, Sequences};
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::ssh_checks::{SshCheckKey, SshChecks};
+use crate::vantage::Homes;
 
 /// What a store has of a tailnet.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +39,12 @@ pub struct Loaded {
     pub api_keys: Vec<ApiKey>,
     /// The policy that was set last.
     pub policy: Option<PolicyRow>,
+    /// What was set for prefixes.
+    pub prefixes: Vec<PrefixRow>,
+    /// How often nodes were lost of late.
+    pub flaps: Vec<FlapRow>,
+    /// Who carried what.
+    pub seats: Vec<SeatRow>,
     /// The numbers that come next.
     pub sequences: Sequences,
     /// The import that it came from, if it came from one.
@@ -81,6 +90,8 @@ pub enum Event {
     Answered(NodeId, SessionId),
     /// A node reported.
     Reported(NodeId, Box<Report>),
+    /// These are the addresses that clients need to reach before they reach anything else.
+    Guarded(BTreeMap<IpAddr, Guarded>),
 }
 
 /// Something to be done, outside.
@@ -108,6 +119,26 @@ pub enum Effect {
     NodeRow(NodeId),
     /// This route's row is to be written behind.
     RouteRow(RouteId),
+    /// Who carries a prefix, or what is remembered of that, is to be written behind.
+    SeatRow(Prefix, Option<Group>),
+    /// How often this node was lost of late is to be written behind.
+    FlapRow(NodeId),
+    /// A prefix was withdrawn from those who have a wider one to use, or came back. Already in force.
+    FellBack {
+        /// Which.
+        prefix: Prefix,
+        /// For those who reach it through this group; `None`: for all others.
+        group: Option<Group>,
+        /// It was withdrawn.
+        fallen_back: bool,
+    },
+    /// The key of a router ends soon.
+    KeyExpires {
+        /// Whose.
+        node: NodeId,
+        /// When.
+        at: Timestamp,
+    },
     /// A login was answered: whoever waits for it may ask again.
     LoginSettled(LoginToken),
     /// A check of a shell was answered, or given up: whoever waits for it may ask again.
@@ -121,6 +152,10 @@ pub enum Effect {
 pub(crate) enum Due {
     /// A key ends.
     KeyExpires(NodeId),
+    /// A router's key ends before long.
+    KeyWarning(NodeId),
+    /// A home region has been stable for long enough.
+    HomeStable(NodeId),
     /// Logins that nobody answered are forgotten.
     Logins,
 }
@@ -141,6 +176,9 @@ pub struct Tailnet {
     /// The rules changed since the last picture: all answers are to be worked out anew.
     pub(crate) rules_stale: bool,
     pub(crate) electorates: BTreeMap<Group, Electorate>,
+    /// Addresses that clients need to reach before they reach anything else.
+    pub(crate) guarded: BTreeMap<IpAddr, Guarded>,
+    pub(crate) homes: Homes,
     pub(crate) timers: Timers<Due>,
     /// Nodes whose view is to be made anew for the next picture; cleared when it was.
     pub(crate) touched: BTreeSet<NodeId>,
@@ -176,6 +214,8 @@ impl Tailnet {
             rules,
             rules_stale: false,
             electorates: BTreeMap::new(),
+            guarded: BTreeMap::new(),
+            homes: Homes::default(),
             timers: Timers::new(),
             touched: BTreeSet::new(),
             users_touched: true,

@@ -117,6 +117,17 @@ impl World {
                 Write::AuthKey(key) => self.loaded.auth_keys = vec![key],
                 Write::Sequences(sequences) => self.loaded.sequences = sequences,
                 Write::Policy(policy) => self.loaded.policy = Some(policy.row),
+                Write::Prefix(row) => {
+                    self.loaded.prefixes.retain(|old| old.prefix != row.prefix);
+                    if !row.overrides.is_empty() {
+                        self.loaded.prefixes.push(row);
+                    }
+                }
+                Write::Moved { prefix, to, .. } => {
+                    for row in self.routes.values_mut().filter(|row| row.prefix == prefix && row.deleted_at.is_none()) {
+                        row.is_primary = row.node == to;
+                    }
+                }
                 Write::DeleteUser(_)
                 | Write::DeleteAuthKey(_)
                 | Write::ApiKey(_)
@@ -150,7 +161,18 @@ impl World {
                         self.routes.insert(id, row.clone());
                     }
                 }
-                Effect::NodeDown(..)
+                Effect::SeatRow(prefix, group) => {
+                    let tags = group.as_ref().map(|group| (**group).clone()).unwrap_or_default();
+                    self.loaded.seats.retain(|row| row.prefix != prefix || row.group != tags);
+                    self.loaded.seats.extend(self.tailnet.routes().seat_row(&prefix, group.as_ref()));
+                }
+                Effect::FlapRow(node) => {
+                    self.loaded.flaps.retain(|row| row.node != node);
+                    self.loaded.flaps.extend(self.tailnet.routes().flaps(node));
+                }
+                Effect::FellBack { .. }
+                | Effect::KeyExpires { .. }
+                | Effect::NodeDown(..)
                 | Effect::NodeUp(_)
                 | Effect::Flapping(_)
                 | Effect::CommonLoss(_)
@@ -343,9 +365,14 @@ fn a_primary_moves_only_for_a_named_cause(world: &mut World) {
             | Because::IncumbentFlapping
             | Because::HigherPriority
             | Because::IncumbentGone(_) => change.from.is_some() || change.because == Because::HigherPriority,
-            Because::OnlyCandidate | Because::JoinedFirst => change.from.is_none(),
+            Because::OnlyCandidate | Because::JoinedFirst | Because::BetterRank => change.from.is_none(),
+            Because::MovedBy(_) => true,
             Because::NoCandidate => change.to.is_none(),
-            Because::Incumbent | Because::LastKnown | Because::IncumbentDrained | Because::IncumbentSuspect => false,
+            Because::Incumbent
+            | Because::Frozen
+            | Because::LastKnown
+            | Because::IncumbentDrained
+            | Because::IncumbentSuspect => false,
         };
         assert!(named, "{change:?}");
     }

@@ -219,8 +219,8 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
 }
 
 /// A duration as an argument.
-fn duration(text: &str) -> Result<std::time::Duration, crate::durations::DurationError> {
-    crate::durations::parse(text)
+fn duration(text: &str) -> Result<std::time::Duration, wayleave_model::duration::DurationError> {
+    wayleave_model::duration::parse(text)
 }
 
 /// Prints what came of a change: the thing itself for programs, a line for people.

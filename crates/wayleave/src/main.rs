@@ -4,7 +4,6 @@ mod cli;
 mod client;
 mod config;
 mod config_cmd;
-mod durations;
 mod logging;
 mod output;
 mod serve;

@@ -73,6 +73,10 @@ pub fn rows(
         nodes,
         routes,
         policy,
+        // The source has no word for these.
+        prefixes: Vec::new(),
+        flaps: Vec::new(),
+        seats: Vec::new(),
         imported: Some(Imported { at: now, source }),
     })
 }
@@ -176,6 +180,7 @@ fn node(node: &translation::Node, addresses: &mut Free, now: Timestamp) -> Resul
         created_at: times(node.created_at).unwrap_or(now),
         last_seen: times(node.last_seen),
         drained: false,
+        vantage: Default::default(),
         capability: 0,
         hostinfo: node.info.clone(),
         // They are stale by nature, and every client reports its own as soon as it connects.

@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
+const TERMS: Terms = Terms { failback: Failback::After(MINUTE), frozen: false, moved: false };
 const DOWN: Rank = Rank::Down(Cause::ConnectionClosed);
 
 fn candidate(node: u64, rank: Rank) -> Candidate {
@@ -19,7 +22,7 @@ fn had(node: u64) -> Incumbent {
 
 #[track_caller]
 fn expect(incumbent: Incumbent, candidates: &[Candidate], node: u64, because: Because) {
-    let decision = elect(incumbent, candidates, Some(MINUTE), NOW);
+    let decision = elect(incumbent, candidates, TERMS, NOW);
     assert_eq!(decision.primary, Some(Primary { node: NodeId::new(node), because }));
 }
 
@@ -37,7 +40,7 @@ fn s20_of_equals_the_one_that_joined_first_is_chosen() {
 
 #[test]
 fn nobody_without_candidates() {
-    assert_eq!(elect(had(1), &[], Some(MINUTE), NOW), Decision { primary: None, pending: None });
+    assert_eq!(elect(had(1), &[], TERMS, NOW), Decision { primary: None, pending: None });
 }
 
 #[test]
@@ -52,7 +55,7 @@ fn an_incumbent_that_ranks_low_is_replaced_at_once_with_the_reason() {
         (Rank::Suspect, Because::IncumbentSuspect),
         (Rank::Drained, Because::IncumbentDrained),
     ] {
-        expect(had(1), &[candidate(1, rank), candidate(2, Rank::Steady)], 2, because);
+        expect(had(1), &[candidate(1, rank), candidate(2, Rank::Steady)], 2, because.clone());
         expect(had(1), &[candidate(1, rank), candidate(2, Rank::Flapping)], 2, because);
     }
 }
@@ -87,17 +90,17 @@ fn a_preferred_one_waits_until_it_has_been_steady_for_long_enough() {
     let since = NOW - Duration::from_secs(10);
     let fresh = Candidate { steady_since: Some(since), ..preferred(2, Rank::Steady, 5) };
     let all = [candidate(1, Rank::Steady), fresh];
-    let decision = elect(had(1), &all, Some(MINUTE), NOW);
+    let decision = elect(had(1), &all, TERMS, NOW);
     assert_eq!(decision.primary, Some(Primary { node: NodeId::new(1), because: Because::Incumbent }));
     assert_eq!(decision.pending, Some(Pending { node: NodeId::new(2), at: since + MINUTE }));
-    let later = elect(had(1), &all, Some(MINUTE), since + MINUTE);
+    let later = elect(had(1), &all, TERMS, since + MINUTE);
     assert_eq!(later.primary, Some(Primary { node: NodeId::new(2), because: Because::HigherPriority }));
 }
 
 #[test]
 fn failback_never_means_never() {
     let all = [candidate(1, Rank::Flapping), preferred(2, Rank::Steady, 5)];
-    let decision = elect(had(1), &all, None, NOW);
+    let decision = elect(had(1), &all, Terms { failback: Failback::Never, ..TERMS }, NOW);
     assert_eq!(decision.primary.map(|p| p.node), Some(NodeId::new(1)));
     assert_eq!(decision.pending, None);
 }
@@ -107,4 +110,25 @@ fn s32_a_flapping_primary_keeps_the_prefix_until_a_steady_one_has_waited() {
     let fresh = Candidate { steady_since: Some(NOW), ..candidate(2, Rank::Steady) };
     expect(had(1), &[candidate(1, Rank::Flapping), fresh], 1, Because::Incumbent);
     expect(had(1), &[candidate(1, Rank::Flapping), candidate(2, Rank::Steady)], 2, Because::IncumbentFlapping);
+}
+
+#[test]
+fn a_frozen_prefix_stays_where_it_is_and_one_on_nobody_is_given_out() {
+    let frozen = Terms { frozen: true, ..TERMS };
+    for rank in [Rank::Steady, Rank::Flapping, Rank::Drained, Rank::Suspect, DOWN] {
+        let decision = elect(had(1), &[candidate(1, rank), preferred(2, Rank::Steady, 9)], frozen, NOW);
+        assert_eq!(decision.primary, Some(Primary { node: NodeId::new(1), because: Because::Frozen }));
+        assert_eq!(decision.pending, None);
+    }
+    let gone = elect(Incumbent::Gone(NodeId::new(1), Gone::Deleted), &[candidate(2, Rank::Steady)], frozen, NOW);
+    assert_eq!(gone.primary.map(|primary| primary.node), Some(NodeId::new(2)));
+}
+
+#[test]
+fn one_that_a_person_moved_stays_in_spite_of_priorities_until_it_falls() {
+    let moved = Terms { moved: true, ..TERMS };
+    let decide = |rank| elect(had(1), &[candidate(1, rank), preferred(2, Rank::Steady, 9)], moved, NOW);
+    assert_eq!(decide(Rank::Steady).primary.unwrap().because, Because::Incumbent);
+    assert_eq!(decide(Rank::Flapping).primary.unwrap().because, Because::IncumbentFlapping);
+    assert_eq!(decide(Rank::Drained).primary.unwrap().because, Because::IncumbentDrained);
 }

@@ -1,6 +1,7 @@
 use wayleave_model::Approver;
 
 use super::*;
+use crate::approval;
 use crate::reason::Gone;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000);

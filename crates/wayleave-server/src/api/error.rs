@@ -69,6 +69,8 @@ impl From<CommandError> for ApiError {
                     Refusal::UserExists(_)
                     | Refusal::UserHasNodes(_)
                     | Refusal::NameTaken { .. }
+                    | Refusal::NotMovable { .. }
+                    | Refusal::AllFrozen { .. }
                     | Refusal::NodeIsBack(_) => StatusCode::CONFLICT,
                     Refusal::PolicyChanged { .. } => StatusCode::PRECONDITION_FAILED,
                     Refusal::Policy(_) => StatusCode::BAD_REQUEST,
@@ -83,6 +85,8 @@ impl From<CommandError> for ApiError {
                     | Refusal::NotBound
                     | Refusal::TagsNotPermitted(_)
                     | Refusal::NoTags
+                    | Refusal::Exit(_)
+                    | Refusal::FreezeLength
                     | Refusal::InvalidPrefix { .. } => StatusCode::UNPROCESSABLE_ENTITY,
                 };
                 Self::new(status, refusal.to_string())

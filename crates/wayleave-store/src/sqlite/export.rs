@@ -27,7 +27,7 @@ const SECRETS: [(&str, &str); 4] =
     [("auth_keys", "hash"), ("auth_keys", "hash_kind"), ("api_keys", "hash"), ("api_keys", "hash_kind")];
 
 /// Columns that hold JSON, in whichever table.
-const EMBEDDED: [&str; 4] = ["tags", "hostinfo", "endpoints", "vantage"];
+const EMBEDDED: [&str; 7] = ["tags", "hostinfo", "endpoints", "vantage", "downs", "losses", "carriers"];
 
 /// Tables that are the database's own.
 fn is_ours(table: &str) -> bool {

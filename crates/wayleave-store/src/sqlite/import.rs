@@ -1,8 +1,9 @@
 //! Writes a whole installation into an empty database.
 
+use wayleave_model::SeatRow;
 use wayleave_tailnet::{Imported, Loaded, PolicyRow};
 
-use super::{Store, write};
+use super::{Store, states, write};
 use crate::error::{ImportError, StoreError};
 
 /// After so many rows the caller is told how far it is.
@@ -45,7 +46,8 @@ impl Store {
         older: &[PolicyRow],
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(), ImportError> {
-        let Loaded { users, nodes, routes, auth_keys, api_keys, policy, sequences, imported } = loaded;
+        let Loaded { users, nodes, routes, auth_keys, api_keys, policy, prefixes, flaps, seats, sequences, imported } =
+            loaded;
         self.check_empty().await?;
         let failed = |source| StoreError::Database { doing: "import", source };
         let mut transaction = self.begin().await.map_err(failed)?;
@@ -75,6 +77,18 @@ impl Store {
         }
         for route in routes {
             write::put_route(db, route).await.map_err(failed)?;
+            count();
+        }
+        for row in prefixes {
+            states::put_prefix(db, row).await.map_err(failed)?;
+            count();
+        }
+        for row in flaps {
+            states::put_flaps(db, row.node, Some(row)).await.map_err(failed)?;
+            count();
+        }
+        for SeatRow { prefix, group, holder } in seats {
+            states::put_seat(db, *prefix, group, Some(holder)).await.map_err(failed)?;
             count();
         }
         for policy in older.iter().chain(policy) {

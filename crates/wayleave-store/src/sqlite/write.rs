@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 
 use sqlx::{Sqlite, SqliteConnection, Transaction};
-use wayleave_model::{ApiKey, Approval, AuthKey, KeyHash, Node, Owner, RegisterMethod, Route, Timestamp, User};
-use wayleave_tailnet::{Committed, HistoryEntry, HistoryEvent, Plan, PolicyRow, Sequences, Write};
+use wayleave_model::{
+    ApiKey, Approval, AuthKey, FlapRow, KeyHash, Node, NodeId, Owner, Prefix, RegisterMethod, Route, SeatHolder, Tag,
+    Timestamp, User,
+};
+use wayleave_tailnet::{Committed, HistoryEntry, Plan, PolicyRow, Sequences, Write};
 
 use super::Store;
+use super::states;
 use crate::error::StoreError;
-use crate::json::{EndpointJson, HostinfoJson};
+use crate::json::{EndpointJson, HostinfoJson, VantageJson};
 
 /// A fact that is already in force and is written behind.
 #[derive(Clone, Debug)]
@@ -17,6 +21,17 @@ pub enum Soft {
     Node(Box<Node>),
     /// Who is primary, and what is advertised.
     Route(Route),
+    /// Who carries a prefix, in the tailnet as a whole or within a group; `None`: nobody.
+    Seat {
+        /// Which prefix.
+        prefix: Prefix,
+        /// The tags of the group; empty for the tailnet as a whole.
+        group: BTreeSet<Tag>,
+        /// Who.
+        holder: Option<SeatHolder>,
+    },
+    /// How often a node was lost of late; `None`: the node is gone.
+    Flaps(NodeId, Option<FlapRow>),
     /// A line of history.
     History(HistoryEntry),
 }
@@ -26,11 +41,11 @@ pub(super) const fn signed(number: u64) -> i64 {
     number.cast_signed()
 }
 
-fn time(time: Option<Timestamp>) -> Option<i64> {
+pub(super) fn time(time: Option<Timestamp>) -> Option<i64> {
     time.map(Timestamp::as_millis)
 }
 
-fn json(value: &impl serde::Serialize) -> String {
+pub(super) fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("strings, numbers and lists of them always serialize")
 }
 
@@ -65,6 +80,10 @@ impl Store {
             match fact {
                 Soft::Node(node) => put_node(&mut transaction, &node).await,
                 Soft::Route(route) => put_route(&mut transaction, &route).await,
+                Soft::Seat { prefix, group, holder } => {
+                    states::put_seat(&mut transaction, prefix, &group, holder.as_ref()).await
+                }
+                Soft::Flaps(node, flaps) => states::put_flaps(&mut transaction, node, flaps.as_ref()).await,
                 Soft::History(entry) => put_history(&mut transaction, &entry).await,
             }
             .map_err(failed)?;
@@ -103,6 +122,8 @@ async fn apply(db: &mut SqliteConnection, write: &Write) -> Result<(), sqlx::Err
         Write::DeleteAuthKey(id) => delete(db, "DELETE FROM auth_keys WHERE id = $1", id.get()).await,
         Write::ApiKey(key) => put_api_key(db, key).await,
         Write::DeleteApiKey(id) => delete(db, "DELETE FROM api_keys WHERE id = $1", id.get()).await,
+        Write::Prefix(row) => states::put_prefix(db, row).await,
+        Write::Moved { prefix, to, by, at } => states::put_move(db, *prefix, *to, by, *at).await,
         Write::Policy(policy) => put_policy(db, &policy.row).await,
         Write::Sequences(sequences) => put_sequences(db, *sequences).await,
         Write::History(entry) => put_history(db, entry).await,
@@ -170,6 +191,7 @@ pub(super) async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(
         hostinfo,
         endpoints,
         home_derp,
+        vantage,
     } = node;
     let none = BTreeSet::new();
     let (owner, user, tags) = match owner {
@@ -188,8 +210,8 @@ pub(super) async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(
         "INSERT INTO nodes (
              id, machine_key, node_key, disco_key, owner, user_id, tags, given_name, renamed, ipv4,
              ipv6, register_method, ephemeral, expires_at, created_at, last_seen, drained,
-             capability, hostinfo, endpoints, home_derp, auth_key_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+             capability, hostinfo, endpoints, home_derp, auth_key_id, vantage)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
          ON CONFLICT (id) DO UPDATE SET
              machine_key = excluded.machine_key, node_key = excluded.node_key, disco_key =
              excluded.disco_key, owner = excluded.owner, user_id = excluded.user_id, tags =
@@ -198,7 +220,8 @@ pub(super) async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(
              ephemeral = excluded.ephemeral, expires_at = excluded.expires_at, created_at =
              excluded.created_at, last_seen = excluded.last_seen, drained = excluded.drained,
              capability = excluded.capability, hostinfo = excluded.hostinfo, endpoints =
-             excluded.endpoints, home_derp = excluded.home_derp, auth_key_id = excluded.auth_key_id",
+             excluded.endpoints, home_derp = excluded.home_derp, auth_key_id = excluded.auth_key_id,
+             vantage = excluded.vantage",
     )
     .bind(signed(id.get()))
     .bind(machine_key.map(|key| key.to_string()))
@@ -222,6 +245,7 @@ pub(super) async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(
     .bind(json(&endpoints))
     .bind(i64::from(*home_derp))
     .bind(auth_key.map(|key| signed(key.get())))
+    .bind(json(&VantageJson::from_model(vantage)))
     .execute(db)
     .await
     .map(drop)
@@ -399,14 +423,7 @@ pub(super) async fn put_sequences(db: &mut SqliteConnection, sequences: Sequence
 
 async fn put_history(db: &mut SqliteConnection, entry: &HistoryEntry) -> Result<(), sqlx::Error> {
     let HistoryEntry { at, prefix, node, event } = entry;
-    let (from, to) = match event {
-        HistoryEvent::PrimaryChanged { from, to, because: _ } => (*from, *to),
-        HistoryEvent::Advertised
-        | HistoryEvent::Withdrawn
-        | HistoryEvent::Approved(_)
-        | HistoryEvent::Disabled(_)
-        | HistoryEvent::Deleted => (None, None),
-    };
+    let (from, to) = event.ends();
     sqlx::query(
         "INSERT INTO history (at, prefix, node_id, event, from_node, to_node, cause) VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )

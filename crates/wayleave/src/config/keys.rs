@@ -158,6 +158,7 @@ pub const KEYS: &[Key] = &[
         "14d",
         "How long after an import a node for which the source had no machine key is let in by its node key alone, and bound to the machine that brings it. `0s`: not at all; such nodes log in again.",
     ),
+    key("nodes.key_warnings", Kind::List, "7d,24h", "How long before the key of a router ends there are warnings."),
     key("nodes.login_timeout", Kind::Duration, "1h", "How long a login that nobody has answered is remembered."),
     key(
         "nodes.prefix_v4",
@@ -188,6 +189,36 @@ pub const KEYS: &[Key] = &[
         Kind::Duration,
         "60s",
         "How long a better router must be steady before it replaces a primary that is up. `never`: it does not.",
+    ),
+    key(
+        "routes.when_down",
+        Kind::Text,
+        "keep",
+        "While every router of a prefix is down: `keep` leaves it on the last one; `fall_back` withdraws it from those who may use a wider prefix whose router is up.",
+    ),
+    key(
+        "routes.on_withdraw",
+        Kind::Text,
+        "disable",
+        "When a node stops advertising a prefix: `disable` ends the approval after `routes.withdraw_grace`, `keep` keeps it.",
+    ),
+    key(
+        "routes.spread",
+        Kind::Text,
+        "single",
+        "Who is primary for a client: `single` the primary for all, `region` the steady router that is nearest to it, `balance` one of the steady routers by a hash.",
+    ),
+    key(
+        "routes.back_after",
+        Kind::Duration,
+        "30s",
+        "How long a router must be steady before a prefix that has fallen back comes back.",
+    ),
+    key(
+        "routes.home_stable",
+        Kind::Duration,
+        "60s",
+        "How long a client's home region must have been stable before routers are chosen by it.",
     ),
     key(
         "routes.starting",

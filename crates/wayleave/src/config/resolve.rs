@@ -7,13 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use toml::Value;
+use wayleave_model::{Failback, PrefixSettings, duration};
 use wayleave_server::options::{DerpOptions, DnsOptions, HistoryLimits, Limits, Options, OwnDerp, Probes, TlsFiles};
 use wayleave_server::tailnet;
 use wayleave_server::wire::{DnsConfig, DnsRecord, Resolver};
 
 use super::keys;
 use super::layers::{ConfigError, Layers};
-use crate::durations;
 
 /// Reads one key after the other, with faults that say where they stand.
 struct Reader<'a>(&'a Layers);
@@ -58,8 +58,13 @@ impl Reader<'_> {
         if self.text(name).is_empty() { Ok(None) } else { self.parsed(name, expected).map(Some) }
     }
 
+    /// One of the words of a setting; the error of its parser names them all.
+    fn worded<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T, ConfigError> {
+        self.text(name).parse().map_err(|error: T::Err| self.fault(name, error.to_string()))
+    }
+
     fn duration(&self, name: &str) -> Result<Duration, ConfigError> {
-        durations::parse(&self.text(name)).map_err(|_| self.fault(name, "takes a duration such as 500ms, 24h or 90d"))
+        duration::parse(&self.text(name)).map_err(|_| self.fault(name, "takes a duration such as 500ms, 24h or 90d"))
     }
 
     /// A duration that must not be zero, because something is done again and again after it.
@@ -298,6 +303,11 @@ fn probes(read: &Reader<'_>) -> Result<Probes, ConfigError> {
     })
 }
 
+fn key_warnings(read: &Reader<'_>) -> Result<Vec<Duration>, ConfigError> {
+    let wrong = |_| read.fault("nodes.key_warnings", "takes durations such as 7d and 24h");
+    read.list("nodes.key_warnings").iter().map(|text| duration::parse(text).map_err(wrong)).collect()
+}
+
 fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError> {
     let v4 = read.parsed("nodes.prefix_v4", "takes a prefix inside 100.64.0.0/10")?;
     let v6 = read.parsed("nodes.prefix_v6", "takes a prefix inside fd7a:115c:a1e0::/48")?;
@@ -310,7 +320,13 @@ fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError>
     Ok(tailnet::Settings {
         routes: tailnet::RouteSettings {
             lost_after: read.duration("routes.lost_after")?,
-            failback_after: read.duration_or_never("routes.failback_after")?,
+            defaults: PrefixSettings {
+                when_down: read.worded("routes.when_down")?,
+                on_withdraw: read.worded("routes.on_withdraw")?,
+                spread: read.worded("routes.spread")?,
+                failback: read.duration_or_never("routes.failback_after")?.map_or(Failback::Never, Failback::After),
+            },
+            back_after: read.duration("routes.back_after")?,
             starting: read.duration("routes.starting")?,
             withdraw_grace: read.duration("routes.withdraw_grace")?,
             flap_downs: read.number("routes.flap_downs")?,
@@ -325,6 +341,8 @@ fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError>
         key_expiry: read.duration_or_never("nodes.key_expiry")?,
         bind_imported: read.duration("nodes.bind_imported")?,
         login_timeout: read.period("nodes.login_timeout")?,
+        home_stable: read.duration("routes.home_stable")?,
+        key_warnings: key_warnings(read)?,
         common_loss_sessions: read.number("routes.common_loss_sessions")?,
         max_routes_per_node: read.number("nodes.max_routes")?,
         ..defaults

@@ -35,6 +35,17 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     Ok(Duration::from_millis(millis))
 }
 
+/// A duration in the largest unit that it is a whole number of: `90s`, `1h`, `1500ms`.
+pub fn words(time: Duration) -> String {
+    let millis = time.as_millis();
+    let (unit, factor) = UNITS
+        .iter()
+        .filter(|(unit, _)| *unit != "w")
+        .rfind(|(_, factor)| millis > 0 && millis.is_multiple_of(u128::from(*factor)))
+        .unwrap_or(&("s", 1000));
+    format!("{}{unit}", millis / u128::from(*factor))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,177 @@
+//! Why a prefix is where it is, and why it is not elsewhere: the words that `routes explain` shows.
+
+use std::fmt;
+
+use wayleave_model::{Failback, Freeze, NodeId, Prefix, PrefixSettings, Timestamp};
+
+use crate::election::{Candidate, Pending, Rank};
+use crate::reason::Gone;
+use crate::seats::Seat;
+use crate::steered::Group;
+use crate::table::RouteTable;
+
+/// Where a prefix is, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// Which prefix.
+    pub prefix: Prefix,
+    /// Within which group; `None`: in the tailnet as a whole.
+    pub group: Option<Group>,
+    /// Who carries it.
+    pub seat: Option<Seat>,
+    /// Everybody who has a row for it, in the order of joining.
+    pub standings: Vec<Standing>,
+    /// What is set for it.
+    pub settings: PrefixSettings,
+    /// What holds it where it is.
+    pub frozen: Option<Freeze>,
+}
+
+/// A node that has a row for the prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The node.
+    pub node: NodeId,
+    /// How good it is; `None`: it is no candidate.
+    pub rank: Option<Rank>,
+    /// Higher is preferred.
+    pub priority: i32,
+    /// Since when it has been steady.
+    pub steady_since: Option<Timestamp>,
+    /// Why it does not carry the prefix; `None`: it does.
+    pub why_not: Option<WhyNot>,
+}
+
+/// Why a node does not carry a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// It is no candidate.
+    NoCandidate(Gone),
+    /// It has none of the group's tags.
+    NotInGroup,
+    /// It ranks below the one that carries it.
+    Rank(Rank),
+    /// It takes over then, unless something changes.
+    Waits(Timestamp),
+    /// It is better, and what holds the prefix where it is forbids that it takes over: `failback_after` is `never`, a person moved the prefix
+    /// away, or it is frozen.
+    Held(Held),
+    /// The other is preferred.
+    LowerPriority(i32),
+    /// It is no better, and the other had the prefix before.
+    IncumbentStays,
+    /// It shares the prefix with the primary: some viewers use it.
+    Shares,
+}
+
+/// What holds a prefix where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// `failback_after` is `never`.
+    NoFailback,
+    /// A person moved it.
+    Moved,
+    /// It is frozen.
+    Frozen,
+}
+
+impl fmt::Display for Rank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steady => f.write_str("steady"),
+            Self::Flapping => f.write_str("flapping"),
+            Self::Drained => f.write_str("drained"),
+            Self::Suspect => f.write_str("suspect"),
+            Self::Down(cause) => write!(f, "down: {cause}"),
+        }
+    }
+}
+
+impl WhyNot {
+    /// The words, at this time.
+    pub fn words(&self, now: Timestamp) -> String {
+        match self {
+            Self::NoCandidate(gone) => gone.to_string(),
+            Self::NotInGroup => "has none of the group's tags".to_owned(),
+            Self::Rank(rank) => rank.to_string(),
+            Self::Waits(at) => format!("takes over in {} s", at.since(now).as_millis().div_ceil(1000)),
+            Self::Held(Held::NoFailback) => "would be better, but failback_after is never".to_owned(),
+            Self::Held(Held::Moved) => "would be better, but a person moved the prefix".to_owned(),
+            Self::Held(Held::Frozen) => "would be better, but the prefix is frozen".to_owned(),
+            Self::LowerPriority(priority) => format!("lower priority: {priority}"),
+            Self::IncumbentStays => "stands by: no better than the incumbent".to_owned(),
+            Self::Shares => "shares the prefix with the primary".to_owned(),
+        }
+    }
+}
+
+impl RouteTable {
+    /// Why this prefix is where it is.
+    pub fn explain(&self, prefix: &Prefix, group: Option<&Group>, now: Timestamp) -> Explanation {
+        let seat = self.seat_in(prefix, group).cloned();
+        let in_group = |node: NodeId| {
+            group.is_none_or(|group| self.electorates.get(group).is_some_and(|all| all.members.contains(&node)))
+        };
+        let candidates: Vec<Candidate> =
+            self.candidates(prefix).into_iter().filter(|candidate| in_group(candidate.node)).collect();
+        let carries = seat.as_ref().and_then(|seat| candidates.iter().find(|c| c.node == seat.node));
+        let standing = |node: NodeId| {
+            let own = candidates.iter().find(|c| c.node == node);
+            let why_not = match (own, carries, &seat) {
+                (None, ..) if !in_group(node) => Some(WhyNot::NotInGroup),
+                (None, ..) => Some(WhyNot::NoCandidate(self.why_no_candidate(node, prefix).unwrap_or(Gone::Deleted))),
+                (Some(own), Some(carries), Some(seat)) if own.node != carries.node => {
+                    Some(self.why_not(own, carries, seat, now, prefix))
+                }
+                (Some(_), ..) => None,
+            };
+            Standing {
+                node,
+                rank: own.map(|own| own.rank),
+                priority: self.row_of(node, prefix).map_or(0, |row| row.priority),
+                steady_since: own.and_then(|own| own.steady_since),
+                why_not,
+            }
+        };
+        Explanation {
+            prefix: *prefix,
+            group: group.cloned(),
+            standings: self.holders(prefix).map(standing).collect(),
+            seat,
+            settings: self.prefix_settings(prefix),
+            frozen: self.frozen(prefix, now).map(|(freeze, _)| freeze.clone()),
+        }
+    }
+
+    fn why_not(&self, own: &Candidate, carries: &Candidate, seat: &Seat, now: Timestamp, prefix: &Prefix) -> WhyNot {
+        if seat.carriers.contains(&own.node) {
+            return WhyNot::Shares;
+        }
+        if let Some(Pending { at, .. }) = seat.pending.filter(|pending| pending.node == own.node) {
+            return WhyNot::Waits(at);
+        }
+        let terms = self.terms(prefix, Some(seat), now);
+        let better_rank =
+            own.rank < carries.rank && std::mem::discriminant(&own.rank) != std::mem::discriminant(&carries.rank);
+        let preferred = own.rank == Rank::Steady && own.priority > carries.priority;
+        if (better_rank || preferred) && terms.frozen {
+            return WhyNot::Held(Held::Frozen);
+        }
+        if preferred && terms.moved {
+            return WhyNot::Held(Held::Moved);
+        }
+        if better_rank || preferred {
+            return match (terms.failback, own.steady_since) {
+                (Failback::After(wait), Some(since)) => WhyNot::Waits(since + wait),
+                (Failback::Never | Failback::After(_), _) => WhyNot::Held(Held::NoFailback),
+            };
+        }
+        if own.rank != Rank::Steady {
+            return WhyNot::Rank(own.rank);
+        }
+        if own.priority < carries.priority {
+            return WhyNot::LowerPriority(own.priority);
+        }
+        WhyNot::IncumbentStays
+    }
+}

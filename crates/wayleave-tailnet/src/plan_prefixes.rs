@@ -1,0 +1,146 @@
+//! What people say of prefixes and of routers in service: settings, freezes, priorities, moves, drains.
+
+use std::time::Duration;
+
+use wayleave_model::{Approver, Freeze, Node, NodeId, Prefix, PrefixChange, PrefixOverrides, PrefixRow, Route};
+use wayleave_routes::Rank;
+
+use crate::command::{Outcome, Refusal};
+use crate::history::HistoryEvent;
+use crate::plan::{Draft, Plan, Write};
+use crate::tailnet::Tailnet;
+
+/// The longest freeze: whoever wants more than a year does not want a freeze.
+const LONGEST_FREEZE: Duration = Duration::from_secs(366 * 86_400);
+
+impl Tailnet {
+    pub(crate) fn plan_set_prefix(
+        &self,
+        mut draft: Draft,
+        prefix: Option<Prefix>,
+        change: &PrefixChange,
+        by: &Approver,
+    ) -> Result<Plan, Refusal> {
+        no_exit(prefix)?;
+        let before = self.routes.overrides(prefix.as_ref()).cloned().unwrap_or_default();
+        let overrides = change.of(&before);
+        if overrides != before {
+            draft.write(Write::Prefix(PrefixRow { prefix, overrides }));
+            draft.history(prefix, None, HistoryEvent::Set(change.words(), by.clone()));
+        }
+        Ok(draft.done(Outcome::Done))
+    }
+
+    pub(crate) fn plan_freeze(
+        &self,
+        mut draft: Draft,
+        prefix: Option<Prefix>,
+        lifetime: Duration,
+        by: Approver,
+    ) -> Result<Plan, Refusal> {
+        no_exit(prefix)?;
+        if lifetime < Duration::from_secs(1) || lifetime > LONGEST_FREEZE {
+            return Err(Refusal::FreezeLength);
+        }
+        let until = draft.now + lifetime;
+        let before = self.routes.overrides(prefix.as_ref()).cloned().unwrap_or_default();
+        let frozen = Some(Freeze { until, by: by.clone() });
+        draft.write(Write::Prefix(PrefixRow { prefix, overrides: PrefixOverrides { frozen, ..before } }));
+        draft.history(prefix, None, HistoryEvent::Frozen(until, by));
+        Ok(draft.done(Outcome::Done))
+    }
+
+    pub(crate) fn plan_unfreeze(
+        &self,
+        mut draft: Draft,
+        prefix: Option<Prefix>,
+        by: &Approver,
+    ) -> Result<Plan, Refusal> {
+        no_exit(prefix)?;
+        if prefix.is_some()
+            && let Some(all) = self.routes.overrides(None).and_then(|all| all.frozen.as_ref())
+            && all.until > draft.now
+        {
+            return Err(Refusal::AllFrozen { until: all.until });
+        }
+        let meant = |of: Option<&Prefix>| prefix.is_none() || of == prefix.as_ref();
+        for (of, overrides) in self.routes.all_overrides().filter(|(of, own)| meant(*of) && own.frozen.is_some()) {
+            let thawed = PrefixOverrides { frozen: None, ..overrides.clone() };
+            draft.write(Write::Prefix(PrefixRow { prefix: of.copied(), overrides: thawed }));
+            draft.history(of.copied(), None, HistoryEvent::Unfrozen(by.clone()));
+        }
+        Ok(draft.done(Outcome::Done))
+    }
+
+    pub(crate) fn plan_prefer(
+        &self,
+        mut draft: Draft,
+        node: NodeId,
+        prefix: Prefix,
+        priority: i32,
+        by: Approver,
+    ) -> Result<Plan, Refusal> {
+        no_exit(Some(prefix))?;
+        let row = self.existing_route(node, prefix)?;
+        let id = row.id;
+        if row.priority != priority {
+            let next = Route { priority, updated_at: draft.now, ..row.clone() };
+            draft.route(next, Some(HistoryEvent::Set(format!("priority = {priority}"), by)));
+        }
+        Ok(draft.done(Outcome::Routes(vec![id])))
+    }
+
+    pub(crate) fn plan_move(
+        &self,
+        mut draft: Draft,
+        prefix: Prefix,
+        to: NodeId,
+        by: Approver,
+    ) -> Result<Plan, Refusal> {
+        no_exit(Some(prefix))?;
+        let row = self.existing_route(to, prefix)?;
+        let not = |why: String| Refusal::NotMovable { prefix, node: to, why };
+        if let Some(gone) = self.routes.why_no_candidate(to, &prefix) {
+            return Err(not(gone.to_string()));
+        }
+        match self.routes.rank_for(to, &prefix) {
+            Some(Rank::Steady | Rank::Flapping) => {}
+            // It would be taken back at once.
+            Some(rank) => return Err(not(format!("it is {rank}"))),
+            None => return Err(not("it is not known".to_owned())),
+        }
+        draft.write(Write::Moved { prefix, to, by, at: draft.now });
+        Ok(draft.done(Outcome::Routes(vec![row.id])))
+    }
+
+    pub(crate) fn plan_drain(&self, mut draft: Draft, id: NodeId, by: Approver) -> Result<Plan, Refusal> {
+        let node = self.existing(id)?;
+        if !node.drained {
+            draft.node(Node { drained: true, ..node.clone() });
+            draft.history(None, Some(id), HistoryEvent::Drained(by));
+        }
+        Ok(draft.done(Outcome::Done))
+    }
+
+    pub(crate) fn plan_undrain(&self, mut draft: Draft, id: NodeId, by: Approver) -> Result<Plan, Refusal> {
+        let node = self.existing(id)?;
+        if node.drained {
+            draft.node(Node { drained: false, ..node.clone() });
+            draft.history(None, Some(id), HistoryEvent::Undrained(by));
+        }
+        Ok(draft.done(Outcome::Done))
+    }
+
+    pub(crate) fn existing_route(&self, node: NodeId, prefix: Prefix) -> Result<&Route, Refusal> {
+        self.existing(node)?;
+        let row = self.routes.row_of(node, &prefix);
+        row.ok_or_else(|| Refusal::NoRoute { node, prefix, has: self.prefixes_of(node) })
+    }
+}
+
+fn no_exit(prefix: Option<Prefix>) -> Result<(), Refusal> {
+    match prefix {
+        Some(prefix) if prefix.is_exit() => Err(Refusal::Exit(prefix)),
+        Some(_) | None => Ok(()),
+    }
+}

@@ -10,6 +10,7 @@ mod cache;
 mod delta;
 mod difference;
 mod encode;
+mod explain;
 #[cfg(test)]
 mod rig;
 mod to_wire;
@@ -19,5 +20,6 @@ pub use cache::PeerCache;
 pub use delta::{SSH_CHECK, Shared, delta, full, full_again};
 pub use difference::{Change, Difference, Gain, Move, Names, What, difference};
 pub use encode::{Encoder, frame};
+pub use explain::{Reach, reach, viewers_of};
 pub use to_wire::{TAGGED_DEVICES, filter_to_wire, profile_of as owner_profile, ssh_to_wire};
 pub use view::{Told, peers, told};

@@ -102,6 +102,14 @@ impl RouteTable {
         self.health_changed(node, now, out);
     }
 
+    pub(crate) fn common_loss(&mut self, node: NodeId, since: Timestamp, now: Timestamp, out: &mut Vec<Effect>) {
+        if let Some(router) = self.routers.get_mut(&node) {
+            router.health.forgive(since);
+            out.push(Effect::FlapsChanged(node));
+        }
+        self.give_grace(node, now, out);
+    }
+
     /// Primaries that have not come back yet count as up for a while: those of the tailnet, of groups, and of single viewers. All others are
     /// down until they are seen.
     pub(crate) fn started(&mut self, now: Timestamp, out: &mut Vec<Effect>) {

@@ -57,9 +57,15 @@ pub(crate) struct Health {
     downs: VecDeque<Timestamp>,
     losses: VecDeque<Timestamp>,
     flapping_until: Option<Timestamp>,
+    /// What `flapping_until` was before each of the latest losses, in case they turn out to be the server's own fault. As long as a loss may
+    /// turn out so.
+    before: VecDeque<(Timestamp, Option<Timestamp>)>,
     /// Set exactly while it is up, not flapping and not drained.
     steady_since: Option<Timestamp>,
 }
+
+/// How long a loss is remembered as one that may turn out to be the server's own fault: longer than any window in which that is found.
+const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// Whether a loss is held against the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +83,7 @@ impl Health {
             downs: VecDeque::new(),
             losses: VecDeque::new(),
             flapping_until: None,
+            before: VecDeque::new(),
             steady_since: None,
         }
     }
@@ -168,14 +175,33 @@ impl Health {
 
     /// Remembers a conviction or a lost session. Returns whether the node is flapping by it.
     pub(crate) fn count_down(&mut self, now: Timestamp, settings: &Settings) -> bool {
+        self.remember(now);
         count(&mut self.downs, now, settings.flap_down_window);
         self.judge_flaps(now, settings)
     }
 
     /// See [`Self::count_down`].
     pub(crate) fn count_loss(&mut self, now: Timestamp, settings: &Settings) -> bool {
+        self.remember(now);
         count(&mut self.losses, now, settings.flap_loss_window);
         self.judge_flaps(now, settings)
+    }
+
+    fn remember(&mut self, now: Timestamp) {
+        self.before.push_back((now, self.flapping_until));
+        while self.before.front().is_some_and(|(at, _)| now.since(*at) > REMEMBERED) {
+            self.before.pop_front();
+        }
+    }
+
+    /// What was lost since then was the server's own fault, and does not count.
+    pub(crate) fn forgive(&mut self, since: Timestamp) {
+        self.downs.retain(|at| *at < since);
+        self.losses.retain(|at| *at < since);
+        if let Some((_, before)) = self.before.iter().find(|(at, _)| *at >= since) {
+            self.flapping_until = *before;
+        }
+        self.before.retain(|(at, _)| *at < since);
     }
 
     fn judge_flaps(&mut self, now: Timestamp, settings: &Settings) -> bool {

@@ -41,7 +41,7 @@ pub use election::{Candidate, Decision, Incumbent, Pending, Primary, Rank, Terms
 pub use explain::{Explanation, Standing, WhyNot};
 pub use health::{Liveness, Observation, PingWatch, Silence};
 pub use invariants::Broken;
-pub use reason::{Because, Cause, Gone};
+pub use reason::{Because, Cause, Gone, router_fault};
 pub use seats::Seat;
 pub use state::{RouteState, StateError, StateWord};
 pub use steered::{Electorate, Group, SteeredChange};

@@ -41,6 +41,16 @@ impl fmt::Display for Cause {
     }
 }
 
+/// What a client's own warning means for the routes of its node; `None`: nothing. Clients name their warnings in what they report
+/// (protocol.md 2.2).
+pub fn router_fault(flag: &str) -> Option<&'static str> {
+    match flag {
+        "warn-ip-forwarding-off" => Some("IP forwarding is off"),
+        "warn-router-unhealthy" => Some("it could not set up its own routing"),
+        _ => None,
+    }
+}
+
 /// Why an incumbent is no candidate any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gone {

@@ -105,8 +105,8 @@ pub enum Input {
     Silent(NodeId, SessionId, Cause),
     /// A silent session has been heard again.
     Answered(NodeId, SessionId),
-    /// These nodes lost their sessions together with so many others that it is the server's side.
-    CommonLoss(BTreeSet<NodeId>),
+    /// These nodes lost their sessions since then, together with so many others that it is the server's side.
+    CommonLoss(BTreeSet<NodeId>, Timestamp),
     /// These groups elect for these prefixes, and no others do.
     Electorates(BTreeMap<Group, Electorate>),
     /// The server started: rows, primaries and nodes are as they were; nobody has a session yet.
@@ -237,7 +237,9 @@ impl RouteTable {
             Input::SessionLost(node, session, cause) => self.session_lost(node, session, cause, now, &mut out),
             Input::Silent(node, session, cause) => self.silent(node, session, cause, now, &mut out),
             Input::Answered(node, session) => self.answered(node, session, now, &mut out),
-            Input::CommonLoss(nodes) => nodes.into_iter().for_each(|node| self.give_grace(node, now, &mut out)),
+            Input::CommonLoss(nodes, since) => {
+                nodes.into_iter().for_each(|node| self.common_loss(node, since, now, &mut out));
+            }
             Input::Electorates(electorates) => self.put_electorates(electorates, &mut out),
             Input::Started => self.started(now, &mut out),
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wayleave_derp::Relay;
 use wayleave_netmap::{PeerCache, Shared};
 use wayleave_store::{OpenError, Store};
-use wayleave_tailnet::{Effect, LoginToken};
+use wayleave_tailnet::{Effect, Event, LoginToken};
 use wayleave_wire::PrivateKey;
 
 use crate::api::{self, ApiState};
@@ -29,7 +29,7 @@ use crate::options::{Options, OwnDerp};
 use crate::policy_file::{self, PolicyFileError};
 use crate::relay::Members;
 use crate::tls::{self, TlsError};
-use crate::{listener, web};
+use crate::{guard, listener, web};
 
 /// How long connections may take to end once the server stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -198,6 +198,7 @@ impl Server {
             dns: Arc::new(options.dns.config.clone()),
             derp_map: Arc::new(foreign.merged(&options.derp, server_is_tls)),
         });
+        control.event(Event::Guarded(guard::literal(&options, &shared.derp_map))).await;
         let app = Arc::new(App {
             control: control.clone(),
             sessions: Sessions::default(),
@@ -245,6 +246,7 @@ impl Server {
             });
         }
         tasks.spawn(refresh_derp_map(Arc::clone(&app), foreign, server_is_tls));
+        tasks.spawn(guard::watch(Arc::clone(&app)));
         tasks.spawn(follow_deletions(Arc::clone(&app)));
         tasks.spawn(prune_history(Arc::clone(&app)));
         Ok(Self { app, tasks, address, _folder: folder })

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use wayleave_model::{NodeId, SessionId};
 use wayleave_wire::control::PingRequest;
+
+use crate::delivery::Delivery;
 
 /// Requests that may wait for one session to send them. A session that is further behind is busy with a map, and would answer late.
 const ASKS: usize = 8;
@@ -28,6 +30,8 @@ struct Open {
     replaced: CancellationToken,
     ask: mpsc::Sender<PingRequest>,
     authority: String,
+    /// How far its client has been brought; `None` until its first map is on its way.
+    delivery: Option<Arc<Delivery>>,
 }
 
 /// A place among the open sessions.
@@ -52,11 +56,24 @@ impl Sessions {
         let id = SessionId::new(self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let replaced = CancellationToken::new();
         let (ask, asks) = mpsc::channel(ASKS);
-        let open = Open { id, replaced: replaced.clone(), ask, authority };
+        let open = Open { id, replaced: replaced.clone(), ask, authority, delivery: None };
         if let Some(old) = lock(&self.open).insert(node, open) {
             old.replaced.cancel();
         }
         Seat { id, replaced, asks }
+    }
+
+    /// Tells how far the client of a session is brought can be seen.
+    pub fn delivers(&self, node: NodeId, id: SessionId, delivery: Arc<Delivery>) {
+        if let Some(open) = lock(&self.open).get_mut(&node).filter(|open| open.id == id) {
+            open.delivery = Some(delivery);
+        }
+    }
+
+    /// Whether a client has acknowledged what it was told of this picture, or of a newer one. `None`: it has no session.
+    pub fn has(&self, node: NodeId, version: u64) -> Option<bool> {
+        let delivery = lock(&self.open).get(&node)?.delivery.clone();
+        Some(delivery.is_some_and(|delivery| delivery.has(version)))
     }
 
     /// Closes a session. One that was replaced changes nothing.

@@ -29,7 +29,8 @@ use wayleave_wire::noise::Session;
 
 use crate::app::App;
 use crate::listener::Peer;
-use crate::noise_stream::NoiseStream;
+use crate::meter::Meter;
+use crate::noise_stream::{Marks, NoiseStream};
 use watch::Watch;
 
 /// Streams that a client may have open at once. Clients assume 100 before they are told.
@@ -45,6 +46,10 @@ pub(crate) struct Connection {
     newcomer: Mutex<Option<OwnedSemaphorePermit>>,
     /// When it was accepted; taken by its first map, for the log.
     accepted_at: Mutex<Option<Timestamp>>,
+    /// Where what is written to it stands.
+    marks: Arc<Marks>,
+    /// What of it TCP has acknowledged.
+    meter: Option<Meter>,
     /// The map sessions that it carries.
     sessions: Mutex<Vec<(NodeId, SessionId)>>,
 }
@@ -115,6 +120,8 @@ where
         machine,
         version,
         accepted_at: Mutex::new(Some(peer.accepted_at)),
+        marks: Arc::clone(&mark),
+        meter: meter.clone(),
         sessions: Mutex::default(),
     });
     let mut watch = Watch::new(h2.ping_pong(), meter, mark, &app);

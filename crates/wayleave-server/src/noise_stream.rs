@@ -1,5 +1,6 @@
-//! A byte stream inside Noise records, which also notes when a PING has been handed to TCP.
+//! A byte stream inside Noise records, which also notes when a PING, or the bytes of a map session, have been handed to TCP.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,15 +17,24 @@ const SEAL_AT_ONCE: usize = 8 * MAX_PLAINTEXT;
 /// How much sealed text may wait for the system to take it. Beyond that the writer has to wait.
 const MOST_WAITING: usize = 2 * SEAL_AT_ONCE;
 
-/// Where in the TCP stream the newest PING ends.
+/// Where in the TCP stream the newest PING ends, and the bytes of streams that are followed.
 #[derive(Debug, Default)]
-pub struct PingMark {
+pub struct Marks {
     /// `written` of the meter once the PING was handed to the system; 0 while it was not.
     position: AtomicU64,
     scan: Mutex<Scan>,
 }
 
-/// Finds PINGs in what the HTTP/2 library writes (RFC 9113 4.1, 6.7).
+/// What has been handed to the system of a stream that is followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handed {
+    /// Bytes of its DATA frames.
+    pub bytes: u64,
+    /// `written` of the meter when these were all in.
+    pub position: u64,
+}
+
+/// Finds PINGs, and the DATA of streams that are followed, in what the HTTP/2 library writes (RFC 9113 4.1, 6.1, 6.7).
 #[derive(Debug, Default)]
 struct Scan {
     header: Vec<u8>,
@@ -32,6 +42,12 @@ struct Scan {
     payload: usize,
     /// Whether the connection preface or settings are done is of no interest: a server's first bytes are a frame.
     found: bool,
+    /// The stream whose DATA the current frame is, if it is followed.
+    data_of: Option<u32>,
+    /// For each stream that is followed: bytes that have gone by, and what is handed to the system of them.
+    followed: BTreeMap<u32, (u64, Handed)>,
+    /// Something of these has gone by and is not handed to the system yet.
+    data_waits: bool,
 }
 
 impl Scan {
@@ -40,28 +56,58 @@ impl Scan {
             if self.payload > 0 {
                 let gone = self.payload.min(bytes.len());
                 self.payload -= gone;
+                if let Some((passed, _)) = self.data_of.and_then(|stream| self.followed.get_mut(&stream)) {
+                    *passed += gone as u64;
+                    self.data_waits = true;
+                }
                 bytes = &bytes[gone..];
                 continue;
             }
             let (head, rest) = bytes.split_at(bytes.len().min(9 - self.header.len()));
             self.header.extend(head);
             bytes = rest;
-            if let [a, b, c, kind, flags, ..] = self.header[..]
-                && self.header.len() == 9
-            {
+            if let [a, b, c, kind, flags, s, t, u, v] = self.header[..] {
                 self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
                 self.found |= kind == 6 && flags & 1 == 0;
+                let stream = u32::from_be_bytes([s & 0x7f, t, u, v]);
+                self.data_of = (kind == 0 && self.followed.contains_key(&stream)).then_some(stream);
                 self.header.clear();
             }
         }
     }
 }
 
-impl PingMark {
+impl Marks {
     /// Forgets the last PING; called before the next is sent.
     pub fn clear(&self) {
         self.position.store(0, Ordering::Release);
         self.scan.lock().unwrap_or_else(PoisonError::into_inner).found = false;
+    }
+
+    /// Counts the bytes of a stream from here on.
+    pub fn follow(&self, stream: u32) {
+        self.scan.lock().unwrap_or_else(PoisonError::into_inner).followed.entry(stream).or_default();
+    }
+
+    /// Counts them no more.
+    pub fn forget(&self, stream: u32) {
+        self.scan.lock().unwrap_or_else(PoisonError::into_inner).followed.remove(&stream);
+    }
+
+    /// What has been handed to the system of a stream. `None`: it is not followed.
+    pub fn handed(&self, stream: u32) -> Option<Handed> {
+        self.scan.lock().unwrap_or_else(PoisonError::into_inner).followed.get(&stream).map(|(_, handed)| *handed)
+    }
+
+    /// Everything that has gone by is handed to the system, which has so many bytes now.
+    fn all_handed(&self, position: u64) {
+        let mut scan = self.scan.lock().unwrap_or_else(PoisonError::into_inner);
+        scan.data_waits = false;
+        for (passed, handed) in scan.followed.values_mut() {
+            if handed.bytes != *passed {
+                *handed = Handed { bytes: *passed, position };
+            }
+        }
     }
 
     /// How many bytes the TCP stream had when the PING was all in it. `None`: it still waits.
@@ -83,7 +129,9 @@ pub struct NoiseStream<S> {
     written: usize,
     /// A PING is in `sealed`.
     ping_waits: bool,
-    mark: Arc<PingMark>,
+    /// DATA of a stream that is followed is in `sealed`.
+    data_waits: bool,
+    mark: Arc<Marks>,
     meter: Option<Meter>,
 }
 
@@ -101,6 +149,7 @@ impl<S> NoiseStream<S> {
             sealed: first,
             written: 0,
             ping_waits: false,
+            data_waits: false,
             mark,
             meter,
         }
@@ -112,7 +161,7 @@ impl<S> NoiseStream<S> {
     }
 
     /// Where its newest PING is.
-    pub fn mark(&self) -> Arc<PingMark> {
+    pub fn mark(&self) -> Arc<Marks> {
         Arc::clone(&self.mark)
     }
 }
@@ -136,10 +185,16 @@ impl<S: AsyncWrite + Unpin> NoiseStream<S> {
             self.sealed = Vec::new();
             self.written = 0;
         }
-        if std::mem::take(&mut self.ping_waits)
+        let (ping, data) = (std::mem::take(&mut self.ping_waits), std::mem::take(&mut self.data_waits));
+        if (ping || data)
             && let Some(reading) = self.meter.as_ref().and_then(Meter::read)
         {
-            self.mark.position.store(reading.written, Ordering::Release);
+            if ping {
+                self.mark.position.store(reading.written, Ordering::Release);
+            }
+            if data {
+                self.mark.all_handed(reading.written);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -186,6 +241,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
             let mut scan = me.mark.scan.lock().unwrap_or_else(PoisonError::into_inner);
             scan.pass(some);
             me.ping_waits |= std::mem::take(&mut scan.found);
+            me.data_waits |= scan.data_waits;
         }
         Poll::Ready(Ok(some.len()))
     }
@@ -207,6 +263,26 @@ mod tests {
 
     fn ping(flags: u8) -> Vec<u8> {
         [vec![0, 0, 8, 6, flags, 0, 0, 0, 0], vec![1; 8]].concat()
+    }
+
+    #[test]
+    fn the_bytes_of_a_stream_that_is_followed_are_counted_wherever_writes_are_cut() {
+        let data =
+            |stream: u8, length: u8| [vec![0, 0, length, 0, 0, 0, 0, 0, stream], vec![0; usize::from(length)]].concat();
+        let all = [data(1, 20), ping(0), data(3, 7), data(1, 5)].concat();
+        for cut in 0..all.len() {
+            let marks = Marks::default();
+            marks.follow(1);
+            for part in [&all[..cut], &all[cut..]] {
+                marks.scan.lock().unwrap().pass(part);
+            }
+            assert_eq!(marks.handed(1), Some(Handed::default()), "nothing is handed to the system yet");
+            marks.all_handed(99);
+            assert_eq!(marks.handed(1), Some(Handed { bytes: 25, position: 99 }), "cut at {cut}");
+            marks.all_handed(500);
+            assert_eq!(marks.handed(1).unwrap().position, 99, "what was handed before ends where it ended");
+            assert_eq!(marks.handed(3), None);
+        }
     }
 
     #[test]

@@ -44,6 +44,7 @@ fn migrator() -> Migrator {
     let steps = [
         (1, "first", include_str!("../migrations/0001_first.sql")),
         (2, "policy", include_str!("../migrations/0002_policy.sql")),
+        (3, "prefixes", include_str!("../migrations/0003_prefixes.sql")),
         (5, "import", include_str!("../migrations/0005_import.sql")),
     ];
     let step = |(version, name, sql): (i64, &'static str, &'static str)| {

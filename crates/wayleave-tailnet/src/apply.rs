@@ -258,7 +258,8 @@ impl Tailnet {
         }
         if let Some(nodes) = common {
             out.push(Effect::CommonLoss(nodes.clone()));
-            self.route_input(Input::CommonLoss(nodes), now, out);
+            let since = now - self.settings.common_loss_window;
+            self.route_input(Input::CommonLoss(nodes, since), now, out);
         }
     }
 

@@ -261,6 +261,16 @@ mod tests {
             "routes approve --all-pending",
             "routes disable --node r1 10.0.0.0/8 --yes",
             "routes history --prefix 10.0.0.0/8",
+            "routes prefer --node r1 10.0.0.0/8 --priority 10",
+            "routes prefer --node r1 10.0.0.0/8 --priority -1",
+            "routes set 10.0.0.0/8 --spread region --failback-after never",
+            "routes set --default --when-down fall_back --on-withdraw keep",
+            "routes move 10.0.0.0/8 --to r2",
+            "routes freeze 10.0.0.0/8 --for 1h",
+            "routes unfreeze --all",
+            "routes drain --node r1 --wait --timeout 60s",
+            "routes undrain --node r1",
+            "routes explain 10.0.0.7 --from c1",
             "apikeys create --expires 90d",
             "config show",
             "import headscale /var/lib/headscale/db.sqlite --check --noise-key K --policy database --output json",
@@ -274,7 +284,15 @@ mod tests {
             let words = std::iter::once("wayleave").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["routes approve", "keys create --expires soon", "nodes rename --node r1", "nonsense"] {
+        for line in [
+            "routes approve",
+            "routes set --default",
+            "routes freeze",
+            "routes drain --node r1 --timeout 5s",
+            "keys create --expires soon",
+            "nodes rename --node r1",
+            "nonsense",
+        ] {
             let words = std::iter::once("wayleave").chain(line.split(' '));
             assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");
         }

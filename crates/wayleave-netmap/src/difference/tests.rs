@@ -165,6 +165,7 @@ fn crowd(count: u16) -> Loaded {
             hostinfo: Hostinfo::default(),
             endpoints: Vec::new(),
             home_derp: 1,
+            vantage: Default::default(),
         });
         if n % 10 == 0 {
             let approved = Approval { by: Approver::Cli, at, refused: false, in_advance: false };

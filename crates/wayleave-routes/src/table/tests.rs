@@ -259,7 +259,8 @@ fn a_common_loss_moves_nobody() {
     let mut story = Story::with_routers(2);
     story.lost(1);
     story.lost(2);
-    story.send(Input::CommonLoss(BTreeSet::from([NodeId::new(1), NodeId::new(2)])));
+    let since = story.now - ms(1000);
+    story.send(Input::CommonLoss(BTreeSet::from([NodeId::new(1), NodeId::new(2)]), since));
     story.wait(ms(10_000));
     story.up(2);
     story.wait(ms(10_000));
@@ -297,4 +298,50 @@ fn s32_five_lost_sessions_make_a_standby_unfit_and_a_primary_give_way_after_the_
     story.wait(ms(600));
     story.up(2);
     assert_eq!(story.primary(), Some(1), "a flapping one is better than a dead one, and stays");
+}
+
+#[test]
+fn losses_that_turn_out_to_be_the_servers_own_side_do_not_count() {
+    let mut story = Story::with_routers(2);
+    for _ in 0..4 {
+        story.lost(1);
+        story.wait(ms(100));
+        story.up(1);
+        story.wait(ms(1500));
+    }
+    story.lost(1);
+    assert_eq!(story.table.rank(NodeId::new(1)), Some(Rank::Flapping));
+    let now = story.now;
+    story.send(Input::CommonLoss([NodeId::new(1)].into(), now - ms(1000)));
+    assert_eq!(story.table.rank(NodeId::new(1)), Some(Rank::Steady), "the fifth is forgiven");
+}
+
+#[test]
+fn s32_flapping_and_who_carries_what_survive_a_restart() {
+    let mut story = Story::with_routers(2);
+    for _ in 0..5 {
+        story.lost(1);
+        story.wait(ms(300));
+        story.up(1);
+    }
+    assert_eq!(story.table.rank(NodeId::new(1)), Some(Rank::Flapping));
+    let table = &story.table;
+    let restored = Restored {
+        rows: table.rows().cloned().collect(),
+        overrides: Vec::new(),
+        flaps: [1, 2].iter().filter_map(|node| table.flaps(NodeId::new(*node))).collect(),
+        seats: table.seat_row(&Story::prefix(), None).into_iter().collect(),
+    };
+    let mut again = Story { now: story.now, session: 100, ..Story::new() };
+    for node in [1, 2] {
+        again.send(Input::Node(NodeId::new(node), NodeFacts { reachable: true, ..NodeFacts::default() }));
+    }
+    again.send(Input::Restored(restored));
+    again.send(Input::Started);
+    again.up(1);
+    again.up(2);
+    assert_eq!(again.table.rank(NodeId::new(1)), Some(Rank::Flapping));
+    assert_eq!((again.primary(), again.moves.len()), (Some(1), 0), "the warm-up moves nothing");
+    again.wait(Duration::from_secs(60));
+    assert_eq!(again.primary(), Some(2), "a steady one takes over once it has waited");
 }

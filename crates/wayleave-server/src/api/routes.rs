@@ -1,7 +1,11 @@
-//! Routes, as records.
+//! Routes, as records; a verb each in the files below.
+
+mod drain;
+mod explain;
+mod person;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -28,6 +32,14 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(approve))
         .routes(routes!(disable))
         .routes(routes!(history))
+        .routes(routes!(settings::list_settings, settings::set))
+        .routes(routes!(person::prefer))
+        .routes(routes!(person::move_primary))
+        .routes(routes!(person::freeze))
+        .routes(routes!(person::unfreeze))
+        .routes(routes!(drain::drain))
+        .routes(routes!(drain::undrain))
+        .routes(routes!(explain::explain))
 }
 
 /// A node, by id and name.
@@ -60,7 +72,7 @@ pub(super) struct RouteBody {
     prefix: String,
     /// One word: `invalid`, `pre-approved`, `withdrawn`, `refused`, `pending`, `expired`, `offline`, `primary`, `serving` or `standby`.
     state: &'static str,
-    /// Why, where that is not plain: why it is invalid, or why its node is down.
+    /// Why, where that is not plain: why it is invalid, why its node is down, or that it is up and flapping, drained or suspect.
     reason: Option<String>,
     /// Why this node carries the prefix; only where it does.
     because: Option<String>,
@@ -73,6 +85,14 @@ pub(super) struct RouteBody {
     approval: Option<ApprovalBody>,
     priority: i32,
     had_endpoint: bool,
+    /// What its node reports of itself that breaks its routes.
+    warnings: Vec<String>,
+}
+
+/// What a node reports of itself that breaks its routes.
+fn warnings(tailnet: &Tailnet, node: NodeId) -> Vec<String> {
+    let flags = tailnet.registry().node(node).into_iter().flat_map(|node| &node.hostinfo.debug_flags);
+    flags.filter_map(|flag| wayleave_routes::router_fault(flag)).map(str::to_owned).collect()
 }
 
 pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
@@ -81,14 +101,14 @@ pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
     let reason = match state {
         RouteState::Invalid(reason) => Some(reason.to_string()),
         RouteState::Offline => table.down_cause(row.node).map(|cause| cause.to_string()),
+        RouteState::Primary | RouteState::Serving | RouteState::Standby => {
+            table.rank_for(row.node, &row.prefix).filter(|rank| *rank != Rank::Steady).map(|rank| rank.to_string())
+        }
         RouteState::PreApproved
         | RouteState::Withdrawn
         | RouteState::Refused
         | RouteState::Pending
-        | RouteState::Expired
-        | RouteState::Primary
-        | RouteState::Serving
-        | RouteState::Standby => None,
+        | RouteState::Expired => None,
     };
     RouteBody {
         id: row.id.get(),
@@ -110,6 +130,7 @@ pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
         }),
         priority: row.priority,
         had_endpoint: row.had_endpoint,
+        warnings: warnings(tailnet, row.node),
     }
 }
 
@@ -190,7 +211,6 @@ async fn approve(
     if !replace && wanted.is_empty() && !all_pending {
         return Err(ApiError::bad("say which: `prefixes`, or `all_pending`"));
     }
-    let guarded = state.guarded();
     let by_node = state
         .app
         .control
@@ -198,7 +218,7 @@ async fn approve(
             let node = node.as_deref().map(|text| nodes::find(tailnet, text)).transpose()?;
             let chosen = choose(tailnet, node, &wanted, all_pending, replace)?;
             if !force {
-                warn_of_guarded(&chosen, &guarded)?;
+                warn_of_guarded(tailnet, &chosen)?;
                 if let Some(node) = node.filter(|_| replace) {
                     let gone =
                         tailnet.routes().rows_of(node).filter(|row| row.enabled && !wanted.contains(&row.prefix));
@@ -331,50 +351,15 @@ pub(super) fn ask_if_last(tailnet: &Tailnet, node: NodeId, prefixes: &[Prefix], 
     )))
 }
 
-fn warn_of_guarded(
-    chosen: &BTreeMap<NodeId, BTreeSet<Prefix>>,
-    guarded: &[(IpAddr, &'static str)],
-) -> Result<(), ApiError> {
-    for prefix in chosen.values().flatten().filter(|prefix| !prefix.is_exit()) {
-        if let Some((address, what)) = guarded.iter().find(|(address, _)| prefix.contains(*address)) {
+fn warn_of_guarded(tailnet: &Tailnet, chosen: &BTreeMap<NodeId, BTreeSet<Prefix>>) -> Result<(), ApiError> {
+    for prefix in chosen.values().flatten() {
+        if let Some((address, what)) = tailnet.guarded(prefix) {
             return Err(ApiError::confirm(format!(
                 "{prefix} contains {address}, {what}: clients that accept routes would reach it through the router, and not at all without it"
             )));
         }
     }
     Ok(())
-}
-
-impl ApiState {
-    /// Addresses that clients need to reach before they reach anything else.
-    fn guarded(&self) -> Vec<(IpAddr, &'static str)> {
-        let options = &self.app.options;
-        let host = options.server_url.split_once("://").map_or("", |(_, rest)| rest);
-        let host = host.split('/').next().unwrap_or_default();
-        let host = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_matches(['[', ']']);
-        let server = host.parse().ok().map(|address| (address, "the control server's address"));
-        let shared = self.app.shared();
-        let relays: Vec<_> = shared
-            .derp_map
-            .regions
-            .values()
-            .flat_map(|region| &region.nodes)
-            .flat_map(|node| [&node.ipv4, &node.ipv6, &node.host_name])
-            .filter_map(|text| text.parse().ok())
-            .map(|address| (address, "a relay's address"))
-            .collect();
-        let dns = &options.dns.config;
-        let resolvers = dns.resolvers.iter().chain(dns.routes.values().flatten());
-        let resolvers = resolvers
-            .filter_map(|resolver| resolver.addr.parse().ok())
-            .map(|address| (address, "a resolver's address"));
-        server
-            .into_iter()
-            .chain(relays)
-            .chain(resolvers)
-            .filter(|(address, _): &(IpAddr, _)| !address.is_loopback())
-            .collect()
-    }
 }
 
 /// Which lines of history.

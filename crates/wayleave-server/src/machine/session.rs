@@ -20,6 +20,7 @@ use super::requests::{Reply, reply};
 use super::{Connection, cause_of_reset};
 use crate::app::App;
 use crate::connections::Seat;
+use crate::delivery::Delivery;
 use crate::encoding;
 
 /// Why a session ended.
@@ -46,7 +47,13 @@ pub(super) async fn run(
     connection.carries(node, id);
     tracing::debug!(node.id = %node, session.id = %id, "session opened");
     let end = match respond.send_response(Response::new(()), false) {
-        Ok(stream) => Session { app: &app, connection: &connection, node, zstd, stream }.serve(seat).await,
+        Ok(stream) => {
+            let number = stream.stream_id().as_u32();
+            let delivery = Arc::new(Delivery::new(Arc::clone(&connection.marks), connection.meter.clone(), number));
+            app.sessions.delivers(node, id, Arc::clone(&delivery));
+            let session = Session { app: &app, connection: &connection, node, zstd, stream, sent: 0, delivery };
+            session.serve(seat).await
+        }
         Err(_) => {
             reply(&mut respond, Reply::empty(StatusCode::INTERNAL_SERVER_ERROR));
             End::Lost(Cause::StreamEnded)
@@ -73,6 +80,10 @@ struct Session<'a> {
     node: NodeId,
     zstd: bool,
     stream: SendStream<Bytes>,
+    /// Bytes that were handed to the stream.
+    sent: u64,
+    /// How far the client has been brought, for those who wait for that.
+    delivery: Arc<Delivery>,
 }
 
 impl Session<'_> {
@@ -107,12 +118,14 @@ impl Session<'_> {
                 },
                 None => full(&snapshot, &shared, &self.app.cache, self.node, now),
             };
+            let version = snapshot.version;
             base = Some((snapshot, shared));
             if let Some(map) = map
                 && let Err(cause) = self.send(&map).await
             {
                 return End::Lost(cause);
             }
+            self.delivery.told(version, self.sent);
             if let Some(took) = self.connection.first_map_took() {
                 tracing::debug!(node.id = %self.node, first_map_ms = took.as_millis(), "first map sent");
             }
@@ -193,7 +206,9 @@ impl Session<'_> {
             if part.is_empty() {
                 continue;
             }
+            let length = part.len() as u64;
             self.stream.send_data(part, false).map_err(|_| Cause::ConnectionClosed)?;
+            self.sent += length;
         }
         Ok(())
     }

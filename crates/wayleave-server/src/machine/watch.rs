@@ -12,7 +12,7 @@ use super::Connection;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::meter::Meter;
-use crate::noise_stream::PingMark;
+use crate::noise_stream::Marks;
 use crate::options::Probes;
 
 /// How often an unanswered PING is looked at. It adds to the time in which a silent router is found, and costs one question to the
@@ -30,7 +30,7 @@ pub(super) enum Verdict {
 pub(super) struct Watch {
     ping: Option<PingPong>,
     meter: Option<Meter>,
-    mark: Arc<PingMark>,
+    mark: Arc<Marks>,
     judge: PingWatch,
     probes: Probes,
     clock: Clock,
@@ -50,7 +50,7 @@ struct Outstanding {
 }
 
 impl Watch {
-    pub(super) fn new(ping: Option<PingPong>, meter: Option<Meter>, mark: Arc<PingMark>, app: &App) -> Self {
+    pub(super) fn new(ping: Option<PingPong>, meter: Option<Meter>, mark: Arc<Marks>, app: &App) -> Self {
         let probes = app.options.probes;
         let clock = app.control.clock().clone();
         let now = clock.now();

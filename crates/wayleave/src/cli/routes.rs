@@ -1,5 +1,8 @@
 //! `wayleave routes`.
 
+mod explain;
+mod person;
+
 use clap::{ArgGroup, Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -34,6 +37,24 @@ pub enum Command {
         #[arg(required = true)]
         prefixes: Vec<String>,
     },
+    /// Set what holds for a prefix, or with --default for all that say nothing of their own.
+    Set(person::Set),
+    /// Show what is set.
+    Settings,
+    /// Prefer a node for a prefix.
+    Prefer(person::Prefer),
+    /// Put a prefix on another of its routers, once.
+    Move(person::Move),
+    /// Stop every automatic move of a prefix, or of all, for a while.
+    Freeze(person::Freeze),
+    /// End a freeze.
+    Unfreeze(person::Unfreeze),
+    /// Take a router out of service: none of its routes is chosen while another can serve.
+    Drain(person::Drain),
+    /// Put a router back into service.
+    Undrain(person::Undrain),
+    /// Say which router carries an address or a prefix, by which rule, why not the others, and what is pending.
+    Explain(explain::Explain),
     /// Show what happened to routes, the newest first.
     History {
         /// Only of this prefix.
@@ -86,6 +107,15 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
             let changed = global.confirmed(client, Method::POST, path, body).await?;
             output::list(global.output, &changed, &columns())
         }
+        Command::Set(ask) => person::set(global, client, ask).await,
+        Command::Settings => person::settings(global, client).await,
+        Command::Prefer(ask) => person::prefer(global, client, ask).await,
+        Command::Move(ask) => person::move_primary(global, client, ask).await,
+        Command::Freeze(ask) => person::freeze(global, client, ask).await,
+        Command::Unfreeze(ask) => person::unfreeze(global, client, ask).await,
+        Command::Drain(ask) => person::drain(global, client, ask).await,
+        Command::Undrain(ask) => person::undrain(global, client, ask).await,
+        Command::Explain(ask) => explain::run(global, client, ask).await,
         Command::History { prefix, node, limit } => {
             let limit = limit.map(|limit| limit.to_string());
             let parts = [("prefix", prefix.as_deref()), ("node", node.as_deref()), ("limit", limit.as_deref())];
@@ -134,9 +164,13 @@ pub fn columns() -> [Column; 6] {
             let state = output::show(&route["state"]);
             let dead_primary = route["is_primary"] == Value::Bool(true) && state != "primary";
             let state = if dead_primary { format!("{state}, primary") } else { state };
-            match route["reason"].as_str() {
+            let state = match route["reason"].as_str() {
                 Some(reason) => format!("{state}: {reason}"),
                 None => state,
+            };
+            match output::show(&route["warnings"]).as_str() {
+                "-" => state,
+                warnings => format!("{state} (!) {warnings}"),
             }
         }),
         Column::with("BECAUSE", |route: &Value| output::show(&route["because"])),

@@ -1,0 +1,202 @@
+//! Routers out of service and back.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+use wayleave_model::{NodeId, Prefix, Timestamp};
+use wayleave_routes::Rank;
+use wayleave_tailnet::{Command, Tailnet};
+
+use super::super::error::{ApiError, Body, ErrorBody};
+use super::super::{ApiState, Caller, nodes};
+use super::{NodeRef, node_ref};
+use crate::app::App;
+
+/// How long is waited for viewers where nobody says it: a minute.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether viewers have acknowledged: at first, and at most after a while. Each look asks the kernel once for each
+/// viewer that is waited for.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_LAST: Duration = Duration::from_millis(50);
+
+/// Which router to take out of service.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drain {
+    /// Id, name or address.
+    node: String,
+    /// Answer once every viewer that may use its routes has the new map. Fails, and drains nothing, where nobody else can serve.
+    #[serde(default)]
+    wait: bool,
+    /// For how long at most: a duration such as `60s`, which holds where nothing is said.
+    timeout: Option<String>,
+    /// Do it also where nobody else can serve.
+    #[serde(default)]
+    force: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DrainBody {
+    node: NodeRef,
+    drained: bool,
+    /// Its prefixes that others carry now.
+    moved: Vec<String>,
+    /// Viewers that may use its routes, are connected, and have acknowledged the new map; absent where nobody waited.
+    viewers: Option<usize>,
+    /// How long that took, in milliseconds.
+    took_ms: Option<u64>,
+}
+
+/// Takes a router out of service: none of its routes is chosen while another can serve.
+#[utoipa::path(post, path = "/api/v2/routes/drain", tag = "routes", request_body = Drain,
+    responses((status = 200, body = DrainBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 504, body = ErrorBody)))]
+pub(super) async fn drain(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Body(Drain { node, wait, timeout, force }): Body<Drain>,
+) -> Result<Json<DrainBody>, ApiError> {
+    let timeout = timeout.as_deref().map(wayleave_model::duration::parse).transpose().map_err(ApiError::bad)?;
+    let control = &state.app.control;
+    let now = control.clock().now();
+    let (id, before) = control
+        .read(move |tailnet| {
+            let id = nodes::find(tailnet, &node)?;
+            if !force {
+                refuse_if_alone(tailnet, id, wait, now)?;
+            }
+            Ok::<_, ApiError>((id, carried(tailnet, id)))
+        })
+        .await??;
+    let began = Instant::now();
+    control.command(Command::DrainNode { node: id, by: caller.0 }).await?;
+    let viewers = if wait { Some(delivered(&state.app, id, timeout.unwrap_or(PATIENCE)).await?) } else { None };
+    let took_ms = viewers.map(|_| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+    answer(&state, id, before, viewers, took_ms).await
+}
+
+/// Which router to put back into service.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Undrain {
+    /// Id, name or address.
+    node: String,
+}
+
+/// Puts a router back into service.
+#[utoipa::path(post, path = "/api/v2/routes/undrain", tag = "routes", request_body = Undrain,
+    responses((status = 200, body = DrainBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn undrain(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Body(Undrain { node }): Body<Undrain>,
+) -> Result<Json<DrainBody>, ApiError> {
+    let control = &state.app.control;
+    let id = control.read(move |tailnet| nodes::find(tailnet, &node)).await??;
+    control.command(Command::UndrainNode { node: id, by: caller.0 }).await?;
+    answer(&state, id, BTreeSet::new(), None, None).await
+}
+
+async fn answer(
+    state: &ApiState,
+    id: NodeId,
+    before: BTreeSet<Prefix>,
+    viewers: Option<usize>,
+    took_ms: Option<u64>,
+) -> Result<Json<DrainBody>, ApiError> {
+    let body = state.app.control.read(move |tailnet| {
+        let after = carried(tailnet, id);
+        DrainBody {
+            node: node_ref(tailnet, id),
+            drained: tailnet.registry().node(id).is_some_and(|node| node.drained),
+            moved: before.difference(&after).map(Prefix::to_string).collect(),
+            viewers,
+            took_ms,
+        }
+    });
+    Ok(Json(body.await?))
+}
+
+/// What somebody uses this node for: as the primary, within a group, or as one of several.
+fn carried(tailnet: &Tailnet, node: NodeId) -> BTreeSet<Prefix> {
+    let table = tailnet.routes();
+    let uses =
+        |prefix: &Prefix| table.seats_of(prefix).any(|(_, seat)| seat.node == node || seat.carriers.contains(&node));
+    table.rows_of(node).map(|row| row.prefix).filter(|prefix| !prefix.is_exit() && uses(prefix)).collect()
+}
+
+/// Refuses, until it is wanted, where nobody else can serve what this node carries.
+fn refuse_if_alone(tailnet: &Tailnet, node: NodeId, wait: bool, now: Timestamp) -> Result<(), ApiError> {
+    let table = tailnet.routes();
+    let (mut alone, mut frozen) = (BTreeSet::new(), BTreeSet::new());
+    for prefix in carried(tailnet, node) {
+        if !table.is_up(node) {
+            continue;
+        }
+        if table.frozen(&prefix, now).is_some() {
+            frozen.insert(prefix.to_string());
+        }
+        for (group, seat) in
+            table.seats_of(&prefix).filter(|(_, seat)| seat.node == node || seat.carriers.contains(&node))
+        {
+            let others = table.explain(&prefix, group, now).standings;
+            let mut can = others.iter().filter(|other| other.node != node);
+            if !can.any(|other| matches!(other.rank, Some(Rank::Steady | Rank::Flapping))) {
+                alone.insert(prefix.to_string());
+            }
+            debug_assert!(table.seat_in(&prefix, group) == Some(seat));
+        }
+    }
+    let name = node_ref(tailnet, node).name;
+    let list = |all: BTreeSet<String>| all.into_iter().collect::<Vec<_>>().join(", ");
+    let message = if !alone.is_empty() {
+        format!("nobody else can serve {}: {name} would go on carrying it; nothing was drained", list(alone))
+    } else if !frozen.is_empty() {
+        format!("{} is frozen and would stay on {name}; nothing was drained", list(frozen))
+    } else {
+        return Ok(());
+    };
+    // Whoever waits is a script that is about to switch the router off.
+    if wait { Err(ApiError::new(StatusCode::CONFLICT, message)) } else { Err(ApiError::confirm(message)) }
+}
+
+/// Waits until every viewer that may use a node's routes has acknowledged the map as it is now. Returns how many there are. One that
+/// loses its session meanwhile is waited for no more: it gets the newest map when it comes back.
+async fn delivered(app: &App, node: NodeId, timeout: Duration) -> Result<usize, ApiError> {
+    let snapshot = app.control.snapshot();
+    let all = wayleave_netmap::viewers_of(&snapshot, node);
+    let has = |viewer: NodeId| app.sessions.has(viewer, snapshot.version);
+    let mut waiting: Vec<NodeId> = all.into_iter().filter(|viewer| has(*viewer).is_some()).collect();
+    let count = waiting.len();
+    let end = Instant::now() + timeout;
+    let mut pause = LOOK_FIRST;
+    loop {
+        waiting.retain(|viewer| has(*viewer) == Some(false));
+        if waiting.is_empty() {
+            return Ok(count);
+        }
+        if Instant::now() >= end {
+            break;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_LAST);
+    }
+    let name = |id: &NodeId| snapshot.node(*id).map_or_else(|| id.to_string(), |view| view.node.given_name.to_string());
+    let names: Vec<String> = waiting.iter().take(10).map(name).collect();
+    let more = if waiting.len() > names.len() { ", ..." } else { "" };
+    Err(ApiError::new(
+        StatusCode::GATEWAY_TIMEOUT,
+        format!(
+            "the node is drained, but {} of {count} viewers have not acknowledged the new map within {}: {}{more}",
+            waiting.len(),
+            wayleave_model::duration::words(timeout),
+            names.join(", ")
+        ),
+    ))
+}

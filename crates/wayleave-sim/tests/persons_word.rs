@@ -1,0 +1,200 @@
+//! What a person says of routes, over the API of a server as shipped, with simulated routers and clients: live at once, durable, explained.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use wayleave_sim::{Client, MapStream, TestServer};
+
+const P: &str = "10.1.0.0/16";
+
+struct Site {
+    server: TestServer,
+    api: reqwest::Client,
+    api_key: String,
+    key: String,
+    /// Kept, so that their sessions stay open.
+    routers: Vec<(Client, MapStream)>,
+}
+
+impl Site {
+    /// Two routers of one prefix, approved in the order of their names.
+    async fn with_two_routers() -> Self {
+        let server = TestServer::start().await.unwrap();
+        let anna = server.user("anna").await.unwrap();
+        let key = server.key(anna, |_| {}).await.unwrap();
+        let api_key = server.api_key().await.unwrap();
+        let mut site = Self { server, api: reqwest::Client::new(), api_key, key, routers: Vec::new() };
+        for name in ["r1", "r2"] {
+            let (router, map) = site.member(name).await;
+            router.report(name, &[P]).await.unwrap();
+            site.routers.push((router, map));
+            site.post("approve", json!({ "node": name, "prefixes": [P] })).await;
+        }
+        site
+    }
+
+    async fn member(&self, name: &str) -> (Client, MapStream) {
+        let key = self.server.server().unwrap().public_key();
+        let client = Client::connect(self.server.address(), key).await.unwrap();
+        client.join(&self.key, name).await.unwrap();
+        let mut map = client.stream().await.unwrap();
+        map.next().await.unwrap().unwrap();
+        (client, map)
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let url = format!("http://{}/api/v2/routes{path}", self.server.address());
+        let mut request = self.api.request(method, url).bearer_auth(&self.api_key);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default())
+    }
+
+    async fn post(&self, verb: &str, body: Value) -> Value {
+        let (status, answer) = self.ask(Method::POST, &format!("/{verb}"), Some(body)).await;
+        assert_eq!(status, StatusCode::OK, "{verb}: {answer}");
+        answer
+    }
+
+    async fn refused(&self, verb: &str, body: Value, with: StatusCode, saying: &str) -> Value {
+        let (status, answer) = self.ask(Method::POST, &format!("/{verb}"), Some(body)).await;
+        let message = answer["message"].as_str().unwrap_or_default();
+        assert!(status == with && message.contains(saying), "{verb}: {status} {answer}");
+        answer
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.ask(Method::GET, path, None).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+        answer
+    }
+
+    async fn primary(&self) -> Value {
+        self.get("/explain?what=10.1.2.3").await["elections"][0]["router"]["name"].clone()
+    }
+}
+
+#[tokio::test]
+async fn a_prefix_that_a_person_moves_stays_there_and_says_who_moved_it_also_after_a_restart() {
+    let mut site = Site::with_two_routers().await;
+    assert_eq!(site.primary().await, "r1");
+    site.post("prefer", json!({ "node": "r1", "prefix": P, "priority": 5 })).await;
+    let moved = site.post("move", json!({ "prefix": P, "to": "r2" })).await;
+    assert_eq!(moved[0]["state"], "primary", "{moved}");
+    assert!(moved[0]["because"].as_str().unwrap().starts_with("moved by api:"), "{moved}");
+    site.server.restart().await.unwrap();
+    let explained = site.get("/explain?what=10.1.2.3").await;
+    let election = &explained["elections"][0];
+    assert_eq!(election["router"]["name"], "r2", "a restart moves nothing: {explained}");
+    assert!(election["because"].as_str().unwrap().starts_with("moved by"), "{explained}");
+    site.refused("move", json!({ "prefix": "0.0.0.0/0", "to": "r2" }), StatusCode::UNPROCESSABLE_ENTITY, "exit").await;
+    site.refused("move", json!({ "prefix": "10.9.0.0/16", "to": "r2" }), StatusCode::NOT_FOUND, "has no route").await;
+}
+
+#[tokio::test]
+async fn settings_are_one_for_all_and_one_for_each_prefix_and_survive_a_restart() {
+    let mut site = Site::with_two_routers().await;
+    site.post("settings", json!({ "when_down": "fall_back", "failback_after": "never" })).await;
+    let own = site.post("settings", json!({ "prefix": P, "spread": "balance", "failback_after": "90s" })).await;
+    assert_eq!(own["when_down"], "fall_back", "from the default");
+    assert_eq!(own["failback_after"], "90s");
+    assert!(own["notes"][0].as_str().unwrap().contains("masquerade"), "{own}");
+    let words = "`sideways` is not among single, region, balance, default";
+    site.refused("settings", json!({ "spread": "sideways" }), StatusCode::BAD_REQUEST, words).await;
+    site.refused(
+        "settings",
+        json!({ "prefix": "10.1.0.1/16", "spread": "single" }),
+        StatusCode::BAD_REQUEST,
+        "10.1.0.0/16",
+    )
+    .await;
+    site.server.restart().await.unwrap();
+    let all = site.get("/settings").await;
+    assert_eq!((&all[0]["when_down"], &all[0]["failback_after"]), (&json!("fall_back"), &json!("never")));
+    assert_eq!((&all[1]["prefix"], &all[1]["spread"]), (&json!(P), &json!("balance")));
+    let back = site.post("settings", json!({ "prefix": P, "spread": "default", "failback_after": "default" })).await;
+    assert_eq!((&back["spread"], &back["failback_after"]), (&json!("single"), &json!("never")));
+    assert_eq!(site.get("/settings").await.as_array().unwrap().len(), 1, "nothing is set for the prefix any more");
+}
+
+#[tokio::test]
+async fn a_frozen_prefix_stays_on_a_dead_router_until_it_is_let_go() {
+    let mut site = Site::with_two_routers().await;
+    let frozen = site.post("freeze", json!({ "all": true, "for": "1h" })).await;
+    assert!(frozen["frozen_until"].is_string(), "{frozen}");
+    drop(site.routers.remove(0));
+    tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+    let explained = site.get(&format!("/explain?what={P}")).await;
+    assert_eq!(explained["elections"][0]["router"]["name"], "r1");
+    assert_eq!(explained["elections"][0]["because"], "frozen");
+    assert_eq!(explained["elections"][0]["candidates"][1]["why_not"], "would be better, but the prefix is frozen");
+    site.refused("unfreeze", json!({ "prefix": P }), StatusCode::CONFLICT, "--all").await;
+    site.post("unfreeze", json!({ "all": true })).await;
+    assert_eq!(site.primary().await, "r2");
+}
+
+#[tokio::test]
+async fn a_drain_waits_until_viewers_have_the_new_map_and_refuses_where_nobody_else_can_serve() {
+    let site = Site::with_two_routers().await;
+    let (client, mut map) = site.member("c").await;
+    let reading = tokio::spawn(async move {
+        let moved = |frame: &Value| frame["PeersChanged"].as_array().is_some_and(|peers| peers.len() == 2);
+        let frame = map.until(moved).await.unwrap();
+        (client, map, frame)
+    });
+    let drained = site.post("drain", json!({ "node": "r1", "wait": true })).await;
+    assert_eq!((&drained["moved"], &drained["viewers"]), (&json!([P]), &json!(2)), "r2 and c: {drained}");
+    let (_client, _map, frame) = reading.await.unwrap();
+    assert!(frame.to_string().contains(P), "both routers in one frame: {frame}");
+    assert_eq!(site.primary().await, "r2");
+    let alone = json!({ "node": "r2", "wait": true });
+    let refusal = site.refused("drain", alone, StatusCode::CONFLICT, "nobody else can serve 10.1.0.0/16").await;
+    assert_eq!(refusal["confirm"], Value::Null, "one that waits is not asked");
+    assert_eq!(site.get("?node=r2").await[0]["state"], "primary");
+    let asked = site.refused("drain", json!({ "node": "r2" }), StatusCode::CONFLICT, "nobody else can serve").await;
+    assert_eq!(asked["confirm"], true);
+    site.post("undrain", json!({ "node": "r1" })).await;
+    assert_eq!(site.primary().await, "r2", "one that comes back stands by");
+    assert_eq!(site.get("?node=r1").await[0]["state"], "standby");
+}
+
+#[tokio::test]
+async fn a_route_is_explained_for_everybody_and_for_one_viewer() {
+    let site = Site::with_two_routers().await;
+    let _c = site.member("c").await;
+    let explained = site.get("/explain?what=10.1.2.3&from=c").await;
+    assert_eq!(explained["prefix"], P);
+    assert_eq!(explained["viewer"]["router"]["name"], "r1");
+    assert_eq!(explained["viewer"]["because"], "primary");
+    let candidates = &explained["elections"][0]["candidates"];
+    assert_eq!(candidates[0]["why_not"], Value::Null);
+    assert_eq!(candidates[1]["why_not"], "stands by: no better than the incumbent");
+    site.post("prefer", json!({ "node": "r2", "prefix": P, "priority": 1 })).await;
+    let explained = site.get("/explain?what=10.1.2.3").await;
+    let pending = &explained["elections"][0]["pending"];
+    assert_eq!(pending["node"]["name"], "r2", "{explained}");
+    assert!((1..=60).contains(&pending["in_seconds"].as_u64().unwrap()), "{explained}");
+    let itself = site.get("/explain?what=10.1.2.3&from=r1").await;
+    assert_eq!(itself["viewer"]["because"], "carries the prefix itself");
+    let (status, _) = site.ask(Method::GET, "/explain?what=10.77.0.1", None).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_a_router_reports_of_itself_is_shown_beside_its_routes() {
+    let site = Site::with_two_routers().await;
+    let request = json!({
+        "Version": 142, "NodeKey": site.routers[0].0.node_key(), "OmitPeers": true,
+        "Endpoints": ["127.0.0.1:41641"], "EndpointTypes": [1], "DebugFlags": ["warn-ip-forwarding-off"],
+        "Hostinfo": { "Hostname": "r1", "RoutableIPs": [P], "NetInfo": { "PreferredDERP": 900 } },
+    });
+    let body = request.to_string().into_bytes();
+    let (status, _) = site.routers[0].0.ask(Method::POST, "/machine/map", body).await.unwrap();
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(site.get("?node=r1").await[0]["warnings"], json!(["IP forwarding is off"]));
+    assert_eq!(site.get("?node=r2").await[0]["warnings"], json!([]));
+}

@@ -1,0 +1,96 @@
+//! `wayleave routes explain`: which router, by which rule, why not the others, what is pending.
+
+use clap::Args;
+use hyper::Method;
+use serde_json::Value;
+
+use super::super::Global;
+use crate::client::{Client, query};
+use crate::output::{self, Column, Format, show};
+
+/// What to explain.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// An address, or a prefix.
+    what: String,
+    /// For this client: id, name or address.
+    #[arg(long, value_name = "N")]
+    from: Option<String>,
+}
+
+pub async fn run(global: &Global, client: &Client, Explain { what, from }: &Explain) -> anyhow::Result<()> {
+    let path = format!("/api/v2/routes/explain{}", query(&[("what", Some(what)), ("from", from.as_deref())]));
+    let answer = client.ask(Method::GET, &path, None).await?;
+    if global.output != Format::Table {
+        return output::one(global.output, &answer);
+    }
+    for line in lines(what, &answer) {
+        output::line(&line);
+    }
+    for election in answer["elections"].as_array().into_iter().flatten() {
+        if answer["elections"].as_array().is_some_and(|all| all.len() > 1) {
+            output::line(&title(election));
+        }
+        output::list(Format::Table, &election["candidates"], &columns())?;
+    }
+    Ok(())
+}
+
+fn title(election: &Value) -> String {
+    let via = show(&election["via"]);
+    if via == "-" { "The tailnet as a whole:".to_owned() } else { format!("Via {via}:") }
+}
+
+/// The answer in sentences, the most important first.
+fn lines(what: &str, answer: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    let prefix = show(&answer["prefix"]);
+    let of = if what == prefix { prefix.clone() } else { format!("{what} is in {prefix}") };
+    if let Some(viewer) = answer["viewer"].as_object() {
+        let (name, because) = (show(&viewer["node"]), show(&viewer["because"]));
+        let via = show(&viewer["via"]);
+        let via = if via == "-" { String::new() } else { format!(", via {via}") };
+        let router = &viewer["router"];
+        lines.push(if router.is_null() {
+            format!("{of}: {name} does not reach it: {because}")
+        } else {
+            format!("{of}: {name} reaches it through {}{via}: {because}", show(router))
+        });
+    }
+    for election in answer["elections"].as_array().into_iter().flatten() {
+        let via = show(&election["via"]);
+        let whom = if via == "-" { of.clone() } else { format!("{prefix} via {via}") };
+        let router = &election["router"];
+        lines.push(if router.is_null() {
+            format!("{whom}: nobody carries it")
+        } else {
+            format!("{whom}: {} carries it: {}", show(router), show(&election["because"]))
+        });
+        if let Some(pending) = election["pending"].as_object() {
+            lines.push(format!("  {} takes over in {} s", show(&pending["node"]), pending["in_seconds"]));
+        }
+        if election["fallen_back"] == Value::Bool(true) {
+            lines.push("  it has fallen back: clients that may use a wider prefix do without it".to_owned());
+        }
+        if election["carriers"].as_array().is_some_and(|all| !all.is_empty()) {
+            lines.push(format!("  spread ({}) over {}", show(&answer["spread"]), show(&election["carriers"])));
+        }
+    }
+    if !answer["frozen_until"].is_null() {
+        lines.push(format!("  frozen until {} by {}", show(&answer["frozen_until"]), show(&answer["frozen_by"])));
+    }
+    lines
+}
+
+fn columns() -> [Column; 5] {
+    [
+        Column::text("NODE", "node"),
+        Column::text("RANK", "rank"),
+        Column::text("PRIORITY", "priority"),
+        Column::with(
+            "WHY NOT",
+            |row| if row["why_not"].is_null() { "carries it".to_owned() } else { show(&row["why_not"]) },
+        ),
+        Column::text("WARNINGS", "warnings"),
+    ]
+}

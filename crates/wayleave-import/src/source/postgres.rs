@@ -34,11 +34,14 @@ impl Moment {
     }
 
     pub(super) async fn columns(&mut self) -> Result<BTreeMap<String, Vec<String>>, SourceError> {
-        let sql = "SELECT c.table_name::text AS tbl, c.column_name::text AS col, c.data_type::text AS kind
-                   FROM information_schema.columns c
-                   JOIN information_schema.tables t USING (table_schema, table_name)
-                   WHERE c.table_schema = current_schema() AND t.table_type = 'BASE TABLE'
-                   ORDER BY c.table_name, c.ordinal_position";
+        // Of the catalogue, not of the information schema: that one hides tables that the user may not read, as if there were none.
+        let sql = "SELECT c.relname::text AS tbl, a.attname::text AS col, format_type(a.atttypid, NULL) AS kind
+                   FROM pg_class c
+                   JOIN pg_namespace n ON n.oid = c.relnamespace
+                   JOIN pg_attribute a ON a.attrelid = c.oid
+                   WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p')
+                     AND a.attnum > 0 AND NOT a.attisdropped
+                   ORDER BY c.relname, a.attnum";
         let rows = sqlx::query(sql).fetch_all(&mut self.connection).await;
         let mut columns: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for row in rows.map_err(read_error(&self.shown, "the list of tables"))? {

@@ -173,8 +173,18 @@ impl Rig {
         Ok(())
     }
 
+    /// The folder of this test.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The server's data folder.
+    pub fn data_folder(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
     fn data_dir(&self) -> String {
-        self.folder.join("data").display().to_string()
+        self.data_folder().display().to_string()
     }
 
     /// Runs a command of the server's, and gives what it prints.
@@ -279,7 +289,12 @@ impl Rig {
 
     /// Logs a client in with a key.
     pub fn up(&self, name: &str, key: &str, flags: &[&str]) -> anyhow::Result<()> {
-        let (host, key) = (format!("--hostname={name}"), format!("--auth-key={key}"));
+        self.up_as(name, name, key, flags)
+    }
+
+    /// The same, where it calls itself something else.
+    pub fn up_as(&self, name: &str, hostname: &str, key: &str, flags: &[&str]) -> anyhow::Result<()> {
+        let (host, key) = (format!("--hostname={hostname}"), format!("--auth-key={key}"));
         let server = format!("--login-server={}", self.server_url);
         let always = ["up", &server, &key, &host, "--timeout=20s"];
         self.tailscale(name, &[&always, flags].concat()).map(drop)

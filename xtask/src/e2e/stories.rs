@@ -2,6 +2,7 @@
 
 mod cables;
 mod lives;
+mod moved;
 mod policy;
 
 use std::thread::sleep;
@@ -46,6 +47,7 @@ pub const ALL: &[(&str, Story)] = &[
     ("a_person_lets_a_machine_in", interactive_login),
     ("an_expired_key_has_to_log_in_again_and_keeps_its_routes", expiry),
     ("a_deleted_node_has_to_log_in_again", deletion),
+    ("clients_of_a_headscale_go_on_without_logging_in", moved::moved_from_headscale),
 ];
 
 /// Two routers of the LAN, r1 and r2, both approved, and a client c that uses it.

@@ -201,6 +201,8 @@ pub enum Fate {
     Key(&'static str),
     /// It was taken in by the import itself, and is no setting any more.
     TakenIn(&'static str),
+    /// It says what holds here without being said.
+    Usual,
     /// There is no counterpart; what to do.
     Lost(&'static str),
 }

@@ -96,6 +96,7 @@ fn setting(key: &SetKey, lines: &[Line]) -> Setting {
                 (false, true) => (Some((*ours).to_owned()), Some("as it is without being set".to_owned())),
             }
         }
+        Fate::Usual => (Some("the usual".to_owned()), None),
         Fate::TakenIn(note) => (Some("the import".to_owned()), Some((*note).to_owned())),
         Fate::Lost(note) => (None, Some((*note).to_owned())),
     };
@@ -125,13 +126,13 @@ fn text(config: &Config, lines: &[Line]) -> String {
         }
         out.push('\n');
     }
-    let left: Vec<&SetKey> = config.keys.iter().filter(|key| !matches!(key.fate, Fate::Key(_))).collect();
-    if !left.is_empty() {
-        out.push_str("# What has no key here:\n");
-    }
-    for SetKey { name, shown, fate } in left {
-        let (Fate::Key(note) | Fate::TakenIn(note) | Fate::Lost(note)) = fate;
-        let what = if matches!(fate, Fate::Lost(_)) { "not carried over" } else { "taken in" };
+    out.push_str("# What has no key here:\n");
+    for SetKey { name, shown, fate } in &config.keys {
+        let (what, note) = match fate {
+            Fate::Key(_) | Fate::Usual => continue,
+            Fate::TakenIn(note) => ("taken in", note),
+            Fate::Lost(note) => ("not carried over", note),
+        };
         let shown = shown.replace(['\n', '\r'], " ");
         out.push_str(&format!("#\n# {name}: {shown}\n#   {what}: {note}.\n"));
     }

@@ -236,6 +236,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_written_out_of_a_configuration_is_one_that_a_server_starts_with() {
+        let folder = tempfile::tempdir().unwrap();
+        for old in [
+            "server_url: https://hs.example.net:8443\nlisten_addr: 0.0.0.0:8443\nprivate_key_path: private.key\n\
+             ip_prefixes: [\"fd7a:115c:a1e0::/48\", 100.64.0.0/10]\nderp: {server: {enabled: false}, urls: [\"https://derp.example.net/map.json\"], update_frequency: 24h}\n\
+             db_type: sqlite3\ndb_path: db.sqlite\nlog: {level: debug, format: json}\n\
+             dns_config: {override_local_dns: true, nameservers: [9.9.9.9, \"https://dns.example.net/abc\"], magic_dns: true, \
+             base_domain: ts.example.org, extra_records: [{name: grafana.ts.example.org, type: A, value: 100.64.0.3}]}\n",
+            "server_url: https://hs.ts.example.org\nlisten_addr: \"[::]:8080\"\nprefixes: {v4: 10.0.0.0/8, v6: \"fd7a:115c:a1e0::/48\"}\n\
+             derp: {server: {enabled: true, region_id: 901, region_code: ams, region_name: A, stun_listen_addr: \":3478\", ipv4: 198.51.100.7}}\n\
+             node: {expiry: 0, ephemeral: {inactivity_timeout: 90s}}\ndatabase: {type: sqlite, sqlite: {path: db.sqlite}}\n\
+             dns: {magic_dns: false, base_domain: ts.example.org, override_local_dns: false, nameservers: {global: [9.9.9.9], \
+             split: {corp.example.net: [10.20.0.53]}}, search_domains: [corp.example.net]}\n",
+        ] {
+            let config = Config::parse(&folder.path().join("config.yaml"), old).unwrap();
+            let new = headscale::NewConfig::of(&config, folder.path()).unwrap();
+            let file = folder.path().join("wayleave.toml");
+            std::fs::write(&file, &new.text).unwrap();
+            let layers = crate::config::Layers::read(Some(&file), std::iter::empty(), &[], &[]).unwrap();
+            let options = crate::config::resolve::options(&layers, folder.path()).unwrap();
+            assert_eq!(Some(options.server_url), config.server_url);
+            assert_eq!(options.dns.config.proxied, config.dns.magic_dns);
+            assert_eq!(options.dns.config.fallback_resolvers.len(), usize::from(!config.dns.override_local));
+            assert_eq!(options.derp.own.map(|own| own.region_id), config.derp.embedded.then_some(901));
+            assert_eq!(options.tailnet.ephemeral_timeout, config.ephemeral);
+        }
+    }
+
+    #[test]
     fn a_report_names_each_code_once_with_its_rows_and_what_it_means() {
         let mut report = Report { source: "x.db".to_owned(), ..Report::default() };
         let warnings = (1..=7).map(|id| Warning::row(Code::PrefixInvalid, "routes", id).prefix("10.0.0.0/33"));

@@ -1,7 +1,7 @@
 //! `wayleave export` and `wayleave backup`: all of it at once.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -45,9 +45,12 @@ pub async fn export(global: &Global, client: &Client, export: &Export) -> anyhow
             bail!("an export is JSON; `wayleave import wayleave` reads nothing else");
         }
         let mut out = std::io::stdout();
-        client.download("/api/v2/export", &mut out).await?;
-        writeln!(out)?;
-        return Ok(());
+        let written = client.download("/api/v2/export", &mut out).await.and_then(|()| Ok(writeln!(out)?));
+        // A reader that has gone wants no more of it.
+        let gone = |error: &anyhow::Error| {
+            error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+        };
+        return written.or_else(|error| if gone(&error) { Ok(()) } else { Err(error) });
     };
     let bytes = whole(client, "/api/v2/export", file).await?;
     let text = format!("everything but secrets is in {} ({bytes} bytes)", file.display());

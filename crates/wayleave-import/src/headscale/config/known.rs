@@ -172,7 +172,7 @@ pub(super) fn fate(key: &str, config: &Config) -> Fate {
         "randomize_client_port" if config.randomize_client_port => {
             Fate::TakenIn("the policy says so: \"randomizeClientPort\": true")
         }
-        _ if DEPENDS.contains(&key) => Fate::TakenIn("as it is here"),
+        _ if DEPENDS.contains(&key) => Fate::Usual,
         _ => entry(key).cloned().unwrap_or(Fate::Lost("no release of Headscale had this key")),
     }
 }

@@ -82,8 +82,14 @@ impl Net {
 
     /// A LAN: a switch that is itself a host at 192.168.77.100, and runs nothing.
     pub fn lan(&mut self, short: &str) -> anyhow::Result<()> {
+        self.lan_at(short, "192.168.77.100/24")
+    }
+
+    /// The same at another address.
+    pub fn lan_at(&mut self, short: &str, address: &str) -> anyhow::Result<()> {
         self.add(short)?;
-        for command in ["ip link add sw0 type bridge", "ip addr add 192.168.77.100/24 dev sw0", "ip link set sw0 up"] {
+        let own = format!("ip addr add {address} dev sw0");
+        for command in ["ip link add sw0 type bridge", &own, "ip link set sw0 up"] {
             self.inside(short, &command.split(' ').collect::<Vec<_>>())?;
         }
         Ok(())
@@ -91,13 +97,18 @@ impl Net {
 
     /// Plugs a host into a LAN, as 192.168.77.`last`, and lets it forward.
     pub fn plug(&self, host: &str, lan: &str, last: u8) -> anyhow::Result<()> {
+        self.plug_at(host, lan, &format!("192.168.77.{last}/24"), last)
+    }
+
+    /// The same at another address.
+    pub fn plug_at(&self, host: &str, lan: &str, address: &str, last: u8) -> anyhow::Result<()> {
         let (host_name, lan_name, port) = (self.name(host), self.name(lan), format!("h{last}"));
         run(
             "ip",
             &["link", "add", "eth1", "netns", &host_name, "type", "veth", "peer", "name", &port, "netns", &lan_name],
         )?;
         self.inside(lan, &["ip", "link", "set", &port, "master", "sw0", "up"])?;
-        self.inside(host, &["ip", "addr", "add", &format!("192.168.77.{last}/24"), "dev", "eth1"])?;
+        self.inside(host, &["ip", "addr", "add", address, "dev", "eth1"])?;
         self.inside(host, &["ip", "link", "set", "eth1", "up"])?;
         self.forwards(host)
     }

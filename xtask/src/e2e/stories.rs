@@ -4,6 +4,7 @@ mod cables;
 mod lives;
 mod moved;
 mod policy;
+mod sites;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ pub const ALL: &[(&str, Story)] = &[
     ("s7_auto_approvers_approve_by_tag_user_and_group", policy::auto_approval),
     ("s8_who_may_use_one_prefix_of_three_gets_that_one", policy::one_of_three),
     ("s9_each_group_goes_through_its_own_routers", policy::via_two_groups),
+    ("two_sites_with_the_same_prefix_are_reached_by_4via6_and_by_name", sites::two_sites),
     ("a_shell_that_is_to_be_checked_waits_for_a_person", policy::checked_shell),
     ("s11_when_both_routers_are_down_the_first_back_serves", both_down),
     ("s12_cables_pulled_in_five_orders", cables::pulled_cables),

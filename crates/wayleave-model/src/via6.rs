@@ -19,6 +19,11 @@ pub fn encode(site: u32, part: Ipv4Net) -> Prefix {
     Prefix::containing(IpNet::V6(net))
 }
 
+/// The 4via6 prefix of `part` at `site`; `None` if that is IPv6.
+pub fn at_site(site: u32, part: &Prefix) -> Option<Prefix> {
+    if let IpNet::V4(part) = part.net() { Some(encode(site, part)) } else { None }
+}
+
 /// The site and the IPv4 prefix that a 4via6 prefix names. `None` outside the range and for prefixes shorter than /96.
 pub fn decode(prefix: &Prefix) -> Option<(u32, Ipv4Net)> {
     let IpNet::V6(net) = prefix.net() else {

@@ -9,6 +9,7 @@ use wayleave_wire::CapabilityVersion;
 use wayleave_wire::control::{DerpMap, DnsConfig, MapResponse, Node, PeerChange, SshPolicy, UserProfile};
 
 use crate::cache::PeerCache;
+use crate::dns::dns_of;
 use crate::to_wire::{filter_to_wire, profile, profile_of, self_to_wire, ssh_to_wire};
 use crate::view::{peers, told};
 
@@ -44,7 +45,7 @@ pub fn full(
         node: Some(Box::new(own_node(snapshot, me, &shared.base_domain))),
         derp_map: Some(Arc::clone(&shared.derp_map)),
         peers: Some(all),
-        dns_config: Some(Arc::clone(&shared.dns)),
+        dns_config: Some(dns_of(snapshot, shared, me)),
         domain: shared.base_domain.clone(),
         collect_services: Some(false),
         packet_filter: Some(filter_to_wire(&snapshot.policy.filter(viewer))),
@@ -95,7 +96,8 @@ pub fn delta(
         || was.primary != is.primary
         || was.node.owner != is.node.owner
         || old.policy.class_of(viewer) != new.policy.class_of(viewer);
-    let changed = if new.policy_version != old.policy_version || another {
+    let same_rules = new.policy_version == old.policy_version;
+    let changed = if !same_rules || another {
         everybody = old.policy.peers(viewer).into_iter().chain(new.policy.peers(viewer)).collect();
         &everybody
     } else if was.node.vantage != is.node.vantage {
@@ -157,8 +159,13 @@ pub fn delta(
             out.ssh_policy = Some(ssh.unwrap_or_default());
         }
     }
-    if shared.dns != old_shared.dns {
-        out.dns_config = Some(Arc::clone(&shared.dns));
+    // Names follow from the sites, the rules, and who the viewer is to them.
+    let same_names = !another && same_rules && Arc::ptr_eq(&old.sites, &new.sites) && shared.dns == old_shared.dns;
+    if !same_names {
+        let dns = dns_of(new, shared, is);
+        if dns != dns_of(old, old_shared, was) {
+            out.dns_config = Some(dns);
+        }
     }
     if shared.derp_map != old_shared.derp_map {
         out.derp_map = Some(Arc::clone(&shared.derp_map));

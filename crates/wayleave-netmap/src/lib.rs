@@ -9,6 +9,7 @@
 mod cache;
 mod delta;
 mod difference;
+mod dns;
 mod encode;
 mod explain;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod view;
 pub use cache::PeerCache;
 pub use delta::{SSH_CHECK, Shared, delta, full, full_again};
 pub use difference::{Change, Difference, Gain, Move, Names, What, difference};
+pub use dns::host_name;
 pub use encode::{Encoder, frame};
 pub use explain::{Reach, reach, viewers_of};
 pub use to_wire::{TAGGED_DEVICES, filter_to_wire, profile_of as owner_profile, ssh_to_wire};

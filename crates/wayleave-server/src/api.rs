@@ -11,6 +11,7 @@
 mod acl;
 mod apikeys;
 mod devices;
+mod difference;
 mod error;
 mod keys;
 mod logins;
@@ -22,6 +23,9 @@ mod routes;
 mod server;
 mod ssh;
 mod users;
+#[expect(unused_qualifications, reason = "the macro that documents queries qualifies their type")]
+mod via6;
+mod what_if;
 mod whole;
 
 use std::fs;
@@ -81,6 +85,8 @@ fn endpoints(state: ApiState) -> Router {
         .merge(logins::router())
         .merge(nodes::router())
         .merge(routes::router())
+        .merge(what_if::router())
+        .merge(via6::router())
         .merge(policy::router())
         .merge(acl::router())
         .merge(ssh::router())

@@ -450,7 +450,7 @@ fn answer(reply: Option<Reply>, result: Result<Outcome, CommandError>) {
 fn log_history(entry: &HistoryEntry, tailnet: &Tailnet) {
     let node = entry.node.and_then(|id| tailnet.registry().node(id));
     tracing::info!(
-        route.prefix = entry.prefix.map(|prefix| prefix.to_string()),
+        route.prefix = entry.prefix.map(|prefix| tailnet.sites().show(&prefix)),
         node.name = node.map(|node| node.given_name.to_string()),
         cause = entry.event.cause(),
         "route {}",
@@ -479,14 +479,14 @@ fn log(effect: &Effect, tailnet: &Tailnet) {
     };
     match effect {
         Effect::PrimaryChanged(change) => tracing::info!(
-            route.prefix = %change.prefix,
+            route.prefix = %tailnet.sites().show(&change.prefix),
             from = %change.from.map_or_else(|| "nobody".to_owned(), name),
             to = %change.to.map_or_else(|| "nobody".to_owned(), name),
             because = %change.because,
             "primary changed"
         ),
         Effect::SteeredChanged(change) => tracing::info!(
-            route.prefix = %change.prefix,
+            route.prefix = %tailnet.sites().show(&change.prefix),
             via = %change.group.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             from = %change.from.map_or_else(|| "nobody".to_owned(), name),
             to = %change.to.map_or_else(|| "nobody".to_owned(), name),

@@ -13,7 +13,7 @@ use wayleave_model::{
     User, UserId,
 };
 
-use wayleave_tailnet::{Imported, PolicyRow};
+use wayleave_tailnet::{Imported, PolicyRow, Site, SiteHost};
 
 use crate::error::StoreError;
 use crate::json::{EndpointJson, HostinfoJson, VantageJson};
@@ -142,6 +142,21 @@ pub(crate) fn user_from_row(row: &SqliteRow) -> Result<User, StoreError> {
 pub(crate) fn import_from_row(row: &SqliteRow) -> Result<Imported, StoreError> {
     let c = Columns::new("imports", row)?;
     Ok(Imported { at: c.time("at")?, source: c.text("source")? })
+}
+
+pub(crate) fn site_from_row(row: &SqliteRow) -> Result<Site, StoreError> {
+    let c = Columns::new("sites", row)?;
+    Ok(Site { id: c.number("id")?, name: c.parsed("name")?, created_at: c.time("created_at")? })
+}
+
+pub(crate) fn site_host_from_row(row: &SqliteRow) -> Result<SiteHost, StoreError> {
+    let c = Columns::new("site_hosts", row)?;
+    Ok(SiteHost {
+        site: c.number("site")?,
+        name: c.parsed("name")?,
+        address: c.parsed("address")?,
+        created_at: c.time("created_at")?,
+    })
 }
 
 pub(crate) fn policy_from_row(row: &SqliteRow) -> Result<PolicyRow, StoreError> {

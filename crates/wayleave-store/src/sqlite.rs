@@ -15,6 +15,7 @@ use crate::rows::{self, HistoryRow};
 mod backup;
 mod export;
 mod import;
+mod sites;
 mod states;
 mod write;
 
@@ -46,6 +47,7 @@ fn migrator() -> Migrator {
         (2, "policy", include_str!("../migrations/0002_policy.sql")),
         (3, "prefixes", include_str!("../migrations/0003_prefixes.sql")),
         (5, "import", include_str!("../migrations/0005_import.sql")),
+        (6, "sites", include_str!("../migrations/0006_sites.sql")),
     ];
     let step = |(version, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -132,6 +134,9 @@ async fn load(db: &mut SqliteConnection) -> Result<Loaded, StoreError> {
         prefixes: all(db, "SELECT * FROM prefixes ORDER BY prefix", rows::prefix_from_row).await?,
         flaps: all(db, "SELECT * FROM flaps ORDER BY id", rows::flaps_from_row).await?,
         seats: all(db, "SELECT * FROM seats ORDER BY id", rows::seat_from_row).await?,
+        sites: all(db, "SELECT * FROM sites ORDER BY id", rows::site_from_row).await?,
+        site_hosts: all(db, "SELECT rowid AS id, * FROM site_hosts ORDER BY site, name", rows::site_host_from_row)
+            .await?,
         sequences: sequences(db).await?,
         imported: all(db, "SELECT * FROM imports ORDER BY id DESC LIMIT 1", rows::import_from_row).await?.pop(),
     })

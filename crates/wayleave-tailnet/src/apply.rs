@@ -75,6 +75,8 @@ impl Tailnet {
             prefixes: overrides,
             flaps,
             seats,
+            sites: _,
+            site_hosts: _,
             sequences: _,
             imported: _,
         } = loaded;
@@ -107,6 +109,7 @@ impl Tailnet {
         let mut moves = Vec::new();
         let mut people_changed = false;
         let mut file = None;
+        let mut sites = Vec::new();
         for write in committed.0.writes() {
             match write.clone() {
                 Write::User(user) => {
@@ -136,6 +139,7 @@ impl Tailnet {
                     self.look_at_homes();
                 }
                 Write::Moved { prefix, to, by, at: _ } => moves.push((prefix, to, by)),
+                Write::Site(change) => sites.push(change),
                 Write::Sequences(sequences) => self.sequences = sequences,
                 Write::History(_) => {}
             }
@@ -144,6 +148,7 @@ impl Tailnet {
             let file = file.unwrap_or_else(|| Arc::clone(self.rules.file()));
             self.rules_changed(file);
         }
+        self.put_sites(sites);
         self.route_input(Input::Rows(rows), now, out);
         for (prefix, to, by) in moves {
             self.route_input(Input::Moved(prefix, to, by), now, out);
@@ -404,8 +409,11 @@ impl Tailnet {
     /// Makes the views of touched nodes anew, and the policy's answers where something that they stand on has changed.
     pub(crate) fn refresh(&mut self) {
         let rules_changed = std::mem::take(&mut self.rules_stale);
-        if self.touched.is_empty() && !self.users_touched && !rules_changed {
+        if self.touched.is_empty() && !self.users_touched && !self.sites_touched && !rules_changed {
             return;
+        }
+        if std::mem::take(&mut self.sites_touched) {
+            self.snapshot.sites = Arc::clone(&self.sites);
         }
         if std::mem::take(&mut self.users_touched) {
             self.snapshot.users = self.registry.users().map(|user| (user.id, Arc::new(user.clone()))).collect();

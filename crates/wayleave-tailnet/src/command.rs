@@ -10,6 +10,7 @@ use wayleave_model::{
 use wayleave_policy::PolicyError;
 
 use crate::addresses::AddressError;
+use crate::sites::SiteCommand;
 use crate::ssh_checks::{Shell, SshCheckKey, SshVerdict};
 
 /// The unguessable part of the address at which a person approves a login. Given in, because the core rolls no dice.
@@ -285,6 +286,8 @@ pub enum Command {
         /// Who sets it: the words of an approver.
         by: String,
     },
+    /// Something about 4via6 sites.
+    Sites(SiteCommand),
     /// A client asks whether a connection to its SSH server is let in.
     AskShell {
         /// The connection.
@@ -335,6 +338,8 @@ pub enum Outcome {
     Routes(Vec<RouteId>),
     /// The policy of this revision is in force.
     Policy(u64),
+    /// The site of this number was made, changed or removed, or a host at it.
+    Site(u32),
     /// What becomes of a connection to an SSH server.
     Shell(SshVerdict),
 }
@@ -467,6 +472,50 @@ pub enum Refusal {
     PolicyChanged {
         /// What is in force.
         current: u64,
+    },
+    /// There is no such site.
+    #[error("there is no site {0}; `wayleave via6 sites list` shows all")]
+    NoSite(u32),
+    /// The site has no such host.
+    #[error("site `{site}` has no host `{name}`; `wayleave via6 hosts list` shows all")]
+    NoSiteHost {
+        /// Where.
+        site: GivenName,
+        /// Which.
+        name: GivenName,
+    },
+    /// The number or the name is another site's.
+    #[error("site `{name}` exists, with the number {id}")]
+    SiteExists {
+        /// Its number.
+        id: u32,
+        /// Its name.
+        name: GivenName,
+    },
+    /// The name is a number.
+    #[error("`{0}` would be taken for a number of a site: a name of a site has a letter in it")]
+    SiteName(GivenName),
+    /// The number is too high.
+    #[error("{0} is no number of a site: clients take at most 65535")]
+    SiteNumber(u32),
+    /// All numbers are taken.
+    #[error("all numbers of sites are taken")]
+    NoSiteFree,
+    /// Hosts are named at the site.
+    #[error("site `{name}` has hosts that are named: {hosts}; remove them first (`wayleave via6 hosts remove`)")]
+    SiteHasHosts {
+        /// Which.
+        name: GivenName,
+        /// Those.
+        hosts: String,
+    },
+    /// The policy names the site.
+    #[error("the policy names site `{site}`, and could not be read any more: change it first\n{fault}")]
+    SiteInPolicy {
+        /// Which.
+        site: String,
+        /// What would be wrong.
+        fault: Box<PolicyError>,
     },
     /// The node came back.
     #[error("node {0} is back")]

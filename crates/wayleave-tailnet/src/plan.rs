@@ -9,6 +9,7 @@ use crate::command::{Command, LoginToken, Outcome, Refusal};
 use crate::history::{HistoryEntry, HistoryEvent};
 use crate::policy::NewPolicy;
 use crate::registry::Sequences;
+use crate::sites::SiteChange;
 use crate::ssh_checks::SshCheckChange;
 use crate::tailnet::Tailnet;
 
@@ -48,6 +49,8 @@ pub enum Write {
     },
     /// A new policy; those before it are kept.
     Policy(Box<NewPolicy>),
+    /// A 4via6 site, or a host at one.
+    Site(SiteChange),
     /// The numbers that come next.
     Sequences(Sequences),
     /// A line of history.
@@ -233,6 +236,7 @@ impl Tailnet {
             Command::UndrainNode { node, by } => self.plan_undrain(draft, node, by),
             Command::Advertise { node, prefixes } => self.plan_advertise(draft, node, &prefixes),
             Command::SetPolicy { text, replaces, by } => self.plan_set_policy(draft, &text, replaces, &by),
+            Command::Sites(command) => self.plan_sites(draft, command),
             Command::AskShell { shell, key, fresh } => Ok(self.plan_ask_shell(draft, shell, key, fresh)),
             Command::AnswerShell { key, approved, by: _ } => self.plan_answer_shell(draft, &key, approved),
             Command::DisableWithdrawn { route } => Ok(self.plan_disable_withdrawn(draft, route)),

@@ -12,6 +12,7 @@ use wayleave_policy::CompiledPolicy;
 use wayleave_routes::Group;
 
 use crate::choices::Choices;
+use crate::sites::Sites;
 
 /// How many steps back a reader may be and still be told of the difference. A reader that is further behind gets everything,
 /// which costs less than so many small steps.
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub nodes: OrdMap<NodeId, Arc<NodeView>>,
     /// All users.
     pub users: OrdMap<UserId, Arc<User>>,
+    /// The 4via6 sites, and the hosts at them.
+    pub sites: Arc<Sites>,
     /// Nodes by WireGuard key.
     pub by_node_key: OrdMap<NodeKey, NodeId>,
     /// Machines that have a node, and how many.
@@ -68,6 +71,7 @@ impl Snapshot {
             version: 0,
             nodes: OrdMap::new(),
             users: OrdMap::new(),
+            sites: Arc::default(),
             by_node_key: OrdMap::new(),
             machines: OrdMap::new(),
             policy,

@@ -20,6 +20,7 @@ use crate::plan::Committed;
 use crate::policy::{self, PolicyRow};
 use crate::registry::{Registry, Sequences};
 use crate::settings::Settings;
+use crate::sites::{Site, SiteHost, Sites};
 use crate::snapshot::Snapshot;
 use crate::ssh_checks::{SshCheckKey, SshChecks};
 use crate::vantage::Homes;
@@ -45,6 +46,10 @@ pub struct Loaded {
     pub flaps: Vec<FlapRow>,
     /// Who carried what.
     pub seats: Vec<SeatRow>,
+    /// The 4via6 sites.
+    pub sites: Vec<Site>,
+    /// The hosts that are named at them.
+    pub site_hosts: Vec<SiteHost>,
     /// The numbers that come next.
     pub sequences: Sequences,
     /// The import that it came from, if it came from one.
@@ -161,7 +166,7 @@ pub(crate) enum Due {
 }
 
 /// One tailnet. See the crate's text.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tailnet {
     pub(crate) settings: Settings,
     pub(crate) registry: Registry,
@@ -184,6 +189,9 @@ pub struct Tailnet {
     pub(crate) touched: BTreeSet<NodeId>,
     /// Users changed since the last picture.
     pub(crate) users_touched: bool,
+    pub(crate) sites: Arc<Sites>,
+    /// Sites changed since the last picture.
+    pub(crate) sites_touched: bool,
     pub(crate) snapshot: Snapshot,
 }
 
@@ -194,7 +202,9 @@ impl Tailnet {
     ///
     /// The policy that was stored is none (any more). Nothing else is put in its place: one that allows less would cut traffic off, one
     /// that allows more would let everybody in.
-    pub fn new(settings: Settings, loaded: Loaded, now: Timestamp) -> Result<Self, PolicyError> {
+    pub fn new(mut settings: Settings, loaded: Loaded, now: Timestamp) -> Result<Self, PolicyError> {
+        let sites = Arc::new(Sites::new(loaded.sites.iter().cloned(), loaded.site_hosts.iter().cloned()));
+        settings.policy.sites = sites.numbers();
         let file = match &loaded.policy {
             Some(row) => Arc::new(PolicyFile::parse(&row.text, &settings.policy)?),
             None => policy::none(),
@@ -219,6 +229,8 @@ impl Tailnet {
             timers: Timers::new(),
             touched: BTreeSet::new(),
             users_touched: true,
+            sites,
+            sites_touched: true,
         };
         tailnet.load(loaded, now);
         Ok(tailnet)

@@ -132,6 +132,7 @@ impl World {
                 | Write::DeleteAuthKey(_)
                 | Write::ApiKey(_)
                 | Write::DeleteApiKey(_)
+                | Write::Site(_)
                 | Write::History(_) => {}
             }
         }

@@ -8,6 +8,8 @@ mod policy;
 mod routes;
 mod ssh;
 mod users;
+mod via6;
+mod what_if;
 mod whole;
 
 use std::io::{BufRead, IsTerminal, Write};
@@ -77,6 +79,9 @@ enum Command {
     /// Routes.
     #[command(subcommand)]
     Routes(routes::Command),
+    /// 4via6: sites that use the same IPv4 prefixes.
+    #[command(subcommand)]
+    Via6(via6::Command),
     /// The policy: who may reach what, who approves what.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -207,6 +212,7 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Policy(command) => policy::run(global, command).await,
+        Command::Via6(command) => via6::run(global, command).await,
         Command::Users(command) => users::run(global, &global.client()?, command).await,
         Command::Keys(command) => keys::run(global, &global.client()?, command).await,
         Command::Nodes(command) => nodes::run(global, &global.client()?, command).await,
@@ -271,6 +277,12 @@ mod tests {
             "routes drain --node r1 --wait --timeout 60s",
             "routes undrain --node r1",
             "routes explain 10.0.0.7 --from c1",
+            "routes collisions --output json",
+            "routes what-if --down r1 r2 --approve r3:10.0.0.0/8 --disable r1:fd00::/64 --policy F",
+            "via6 encode 7 192.168.1.0/24",
+            "via6 decode fd7a:115c:a1e0:b1a:0:7:c0a8:100/120",
+            "via6 sites add berlin --id 7",
+            "via6 hosts add printer berlin 192.168.1.9",
             "apikeys create --expires 90d",
             "config show",
             "import headscale /var/lib/headscale/db.sqlite --check --noise-key K --policy database --output json",
@@ -286,6 +298,7 @@ mod tests {
         }
         for line in [
             "routes approve",
+            "routes what-if",
             "routes set --default",
             "routes freeze",
             "routes drain --node r1 --timeout 5s",

@@ -77,6 +77,8 @@ pub fn rows(
         prefixes: Vec::new(),
         flaps: Vec::new(),
         seats: Vec::new(),
+        sites: Vec::new(),
+        site_hosts: Vec::new(),
         imported: Some(Imported { at: now, source }),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wayleave_model::{NodeId, Owner};
+use wayleave_model::{NodeId, Owner, Prefix};
 use wayleave_tailnet::{NodeView, Snapshot};
 
 use super::{Gain, Move, What};
@@ -27,6 +27,11 @@ impl Names<'_> {
     /// The name of a node.
     pub fn node(&self, node: NodeId) -> String {
         self.view(node).map_or_else(|| format!("node {node}"), |view| view.node.given_name.to_string())
+    }
+
+    /// A prefix as people read it.
+    pub fn prefix(&self, prefix: &Prefix) -> String {
+        self.after.sites.show(prefix)
     }
 
     /// Some nodes: `r1, r2`, or `40 nodes (anna 38, tag:web 2)`.
@@ -62,15 +67,15 @@ impl Names<'_> {
             What::PeersOfOthers(nodes) => format!("{}, but for nodes of the same user,{on}", self.nodes(nodes)),
             What::OwnNodes => format!("other nodes of the same user{on}"),
             What::Prefix(prefix, router) if ports.is_empty() => {
-                format!("{prefix} through {} (answers to what comes from there)", self.node(*router))
+                format!("{} through {} (answers to what comes from there)", self.prefix(prefix), self.node(*router))
             }
-            What::Prefix(prefix, router) => format!("{prefix} through {}{on}", self.node(*router)),
+            What::Prefix(prefix, router) => format!("{} through {}{on}", self.prefix(prefix), self.node(*router)),
             What::Exit(exit) => format!("the internet through {}", self.node(*exit)),
         }
     }
 
     /// A move, in a line.
     pub fn a_move(&self, moved: &Move) -> String {
-        format!("{} through {} instead of {}", moved.prefix, self.node(moved.to), self.node(moved.from))
+        format!("{} through {} instead of {}", self.prefix(&moved.prefix), self.node(moved.to), self.node(moved.from))
     }
 }

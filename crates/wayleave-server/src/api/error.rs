@@ -65,12 +65,18 @@ impl From<CommandError> for ApiError {
                     | Refusal::NoKey(_)
                     | Refusal::NoLogin
                     | Refusal::NoSshCheck(_)
+                    | Refusal::NoSite(_)
+                    | Refusal::NoSiteHost { .. }
                     | Refusal::NoRoute { .. } => StatusCode::NOT_FOUND,
                     Refusal::UserExists(_)
                     | Refusal::UserHasNodes(_)
                     | Refusal::NameTaken { .. }
                     | Refusal::NotMovable { .. }
                     | Refusal::AllFrozen { .. }
+                    | Refusal::SiteExists { .. }
+                    | Refusal::SiteHasHosts { .. }
+                    | Refusal::SiteInPolicy { .. }
+                    | Refusal::NoSiteFree
                     | Refusal::NodeIsBack(_) => StatusCode::CONFLICT,
                     Refusal::PolicyChanged { .. } => StatusCode::PRECONDITION_FAILED,
                     Refusal::Policy(_) => StatusCode::BAD_REQUEST,
@@ -87,6 +93,8 @@ impl From<CommandError> for ApiError {
                     | Refusal::NoTags
                     | Refusal::Exit(_)
                     | Refusal::FreezeLength
+                    | Refusal::SiteName(_)
+                    | Refusal::SiteNumber(_)
                     | Refusal::InvalidPrefix { .. } => StatusCode::UNPROCESSABLE_ENTITY,
                 };
                 Self::new(status, refusal.to_string())

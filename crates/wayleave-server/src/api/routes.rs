@@ -44,12 +44,12 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
 
 /// A node, by id and name.
 #[derive(Debug, Serialize, ToSchema)]
-struct NodeRef {
-    id: u64,
-    name: String,
+pub(super) struct NodeRef {
+    pub(super) id: u64,
+    pub(super) name: String,
 }
 
-fn node_ref(tailnet: &Tailnet, id: NodeId) -> NodeRef {
+pub(super) fn node_ref(tailnet: &Tailnet, id: NodeId) -> NodeRef {
     let name = tailnet.registry().node(id).map_or_else(|| format!("node {id}"), |node| node.given_name.to_string());
     NodeRef { id: id.get(), name }
 }
@@ -70,6 +70,8 @@ pub(super) struct RouteBody {
     id: u64,
     node: NodeRef,
     prefix: String,
+    /// The prefix as people read it: `192.168.1.0/24 via berlin (7)` for one at a 4via6 site.
+    shown: String,
     /// One word: `invalid`, `pre-approved`, `withdrawn`, `refused`, `pending`, `expired`, `offline`, `primary`, `serving` or `standby`.
     state: &'static str,
     /// Why, where that is not plain: why it is invalid, why its node is down, or that it is up and flapping, drained or suspect.
@@ -114,6 +116,7 @@ pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
         id: row.id.get(),
         node: node_ref(tailnet, row.node),
         prefix: row.prefix.to_string(),
+        shown: tailnet.sites().show(&row.prefix),
         state: state.word(),
         reason,
         because: table.seat(&row.prefix).filter(|_| row.is_primary).map(|seat| seat.because.to_string()),
@@ -146,19 +149,17 @@ struct Filter {
     state: Option<String>,
 }
 
-fn prefix(text: &str) -> Result<Prefix, ApiError> {
-    text.parse().map_err(ApiError::bad)
-}
-
-fn prefixes(texts: &[String]) -> Result<BTreeSet<Prefix>, ApiError> {
-    texts.iter().map(|text| prefix(text)).collect()
+impl ApiState {
+    fn prefixes(&self, texts: &[String]) -> Result<BTreeSet<Prefix>, ApiError> {
+        texts.iter().map(|text| self.prefix(text)).collect()
+    }
 }
 
 /// Routes, by prefix and then in the order in which their nodes joined.
 #[utoipa::path(get, path = "/api/v2/routes", tag = "routes", params(Filter),
     responses((status = 200, body = Vec<RouteBody>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 async fn list(State(state): State<ApiState>, Asked(filter): Asked<Filter>) -> Result<Json<Vec<RouteBody>>, ApiError> {
-    let wanted_prefix = filter.prefix.as_deref().map(prefix).transpose()?;
+    let wanted_prefix = filter.prefix.as_deref().map(|text| state.prefix(text)).transpose()?;
     let word = filter.state.as_deref().map(|text| text.parse::<StateWord>().map_err(ApiError::bad)).transpose()?;
     let routes = state.app.control.read(move |tailnet| {
         let node = filter.node.as_deref().map(|text| nodes::find(tailnet, text)).transpose()?;
@@ -204,7 +205,7 @@ async fn approve(
     Body(ask): Body<Approve>,
 ) -> Result<Json<Vec<RouteBody>>, ApiError> {
     let Approve { node, prefixes: texts, all_pending, replace, force } = ask;
-    let wanted = prefixes(&texts)?;
+    let wanted = state.prefixes(&texts)?;
     if replace && (node.is_none() || all_pending) {
         return Err(ApiError::bad("`replace` is about the whole set of one `node`"));
     }
@@ -286,7 +287,7 @@ async fn disable(
     Extension(caller): Extension<Caller>,
     Body(Disable { node, prefixes: texts, force }): Body<Disable>,
 ) -> Result<Json<Vec<RouteBody>>, ApiError> {
-    let wanted = prefixes(&texts)?;
+    let wanted = state.prefixes(&texts)?;
     if wanted.is_empty() {
         return Err(ApiError::bad("say which: `prefixes`"));
     }
@@ -313,6 +314,7 @@ fn routes_of(outcome: Outcome) -> Vec<RouteId> {
         | Outcome::AuthKey(_)
         | Outcome::ApiKey(_)
         | Outcome::Policy(_)
+        | Outcome::Site(_)
         | Outcome::Shell(_)
         | Outcome::Registered(_)
         | Outcome::LoginNeeded(_)
@@ -380,6 +382,8 @@ struct HistoryBody {
     id: u64,
     at: String,
     prefix: Option<String>,
+    /// The prefix as people read it.
+    shown: Option<String>,
     node: Option<NodeRef>,
     /// `advertised`, `withdrawn`, `approved`, `disabled`, `primary changed` or `deleted`.
     event: String,
@@ -399,7 +403,7 @@ async fn history(
     Asked(query): Asked<HistoryQuery>,
 ) -> Result<Json<Vec<HistoryBody>>, ApiError> {
     let control = &state.app.control;
-    let prefix = query.prefix.as_deref().map(prefix).transpose()?;
+    let prefix = query.prefix.as_deref().map(|text| state.prefix(text)).transpose()?;
     let node = match query.node {
         Some(node) => Some(control.read(move |tailnet| nodes::find(tailnet, &node)).await??),
         None => None,
@@ -411,6 +415,7 @@ async fn history(
             id: row.id,
             at: row.at.to_string(),
             prefix: row.prefix.map(|prefix| prefix.to_string()),
+            shown: row.prefix.map(|prefix| tailnet.sites().show(&prefix)),
             node: row.node.map(|id| node_ref(tailnet, id)),
             event: row.event,
             from: row.from.map(|id| node_ref(tailnet, id)),

@@ -79,6 +79,7 @@ pub(super) async fn register(connection: &Connection, body: &[u8]) -> Reply {
                 | Outcome::ApiKey(_)
                 | Outcome::Routes(_)
                 | Outcome::Policy(_)
+                | Outcome::Site(_)
                 | Outcome::Shell(_),
             ) => {
                 return Reply::empty(StatusCode::INTERNAL_SERVER_ERROR);

@@ -1,7 +1,7 @@
 //! Writes a whole installation into an empty database.
 
 use wayleave_model::SeatRow;
-use wayleave_tailnet::{Imported, Loaded, PolicyRow};
+use wayleave_tailnet::{Imported, Loaded, PolicyRow, SiteChange};
 
 use super::{Store, states, write};
 use crate::error::{ImportError, StoreError};
@@ -46,8 +46,21 @@ impl Store {
         older: &[PolicyRow],
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(), ImportError> {
-        let Loaded { users, nodes, routes, auth_keys, api_keys, policy, prefixes, flaps, seats, sequences, imported } =
-            loaded;
+        let Loaded {
+            users,
+            nodes,
+            routes,
+            auth_keys,
+            api_keys,
+            policy,
+            prefixes,
+            flaps,
+            seats,
+            sites,
+            site_hosts,
+            sequences,
+            imported,
+        } = loaded;
         self.check_empty().await?;
         let failed = |source| StoreError::Database { doing: "import", source };
         let mut transaction = self.begin().await.map_err(failed)?;
@@ -93,6 +106,11 @@ impl Store {
         }
         for policy in older.iter().chain(policy) {
             write::put_policy(db, policy).await.map_err(failed)?;
+            count();
+        }
+        let sites = sites.iter().cloned().map(SiteChange::Put);
+        for change in sites.chain(site_hosts.iter().cloned().map(SiteChange::PutHost)) {
+            super::sites::put(db, &change).await.map_err(failed)?;
             count();
         }
         write::put_sequences(db, *sequences).await.map_err(failed)?;

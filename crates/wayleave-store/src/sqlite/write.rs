@@ -125,6 +125,7 @@ async fn apply(db: &mut SqliteConnection, write: &Write) -> Result<(), sqlx::Err
         Write::Prefix(row) => states::put_prefix(db, row).await,
         Write::Moved { prefix, to, by, at } => states::put_move(db, *prefix, *to, by, *at).await,
         Write::Policy(policy) => put_policy(db, &policy.row).await,
+        Write::Site(change) => super::sites::put(db, change).await,
         Write::Sequences(sequences) => put_sequences(db, *sequences).await,
         Write::History(entry) => put_history(db, entry).await,
     }

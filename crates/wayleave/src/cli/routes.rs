@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::Global;
+use super::{Global, what_if};
 use crate::client::{Client, query};
 use crate::output::{self, Column};
 
@@ -55,6 +55,10 @@ pub enum Command {
     Undrain(person::Undrain),
     /// Say which router carries an address or a prefix, by which rule, why not the others, and what is pending.
     Explain(explain::Explain),
+    /// Say what would change, and for whom, if these things were so, all of them together. Changes nothing.
+    WhatIf(what_if::Case),
+    /// List prefixes that several sites use, as far as that can be told, with the 4via6 prefix to use instead.
+    Collisions,
     /// Show what happened to routes, the newest first.
     History {
         /// Only of this prefix.
@@ -116,6 +120,8 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
         Command::Drain(ask) => person::drain(global, client, ask).await,
         Command::Undrain(ask) => person::undrain(global, client, ask).await,
         Command::Explain(ask) => explain::run(global, client, ask).await,
+        Command::WhatIf(case) => what_if::run(global, client, case).await,
+        Command::Collisions => what_if::collisions(global, client).await,
         Command::History { prefix, node, limit } => {
             let limit = limit.map(|limit| limit.to_string());
             let parts = [("prefix", prefix.as_deref()), ("node", node.as_deref()), ("limit", limit.as_deref())];
@@ -123,7 +129,7 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
             let lines = client.ask(Method::GET, &path, None).await?;
             let columns = [
                 Column::text("TIME", "at"),
-                Column::text("PREFIX", "prefix"),
+                Column::text("PREFIX", "shown"),
                 Column::text("EVENT", "event"),
                 Column::with("NODE", |line: &Value| {
                     if line["from"].is_null() && line["to"].is_null() {
@@ -158,7 +164,7 @@ pub async fn list(
 /// The columns of a list of routes.
 pub fn columns() -> [Column; 6] {
     [
-        Column::text("PREFIX", "prefix"),
+        Column::text("PREFIX", "shown"),
         Column::text("NODE", "node"),
         Column::with("STATE", |route: &Value| {
             let state = output::show(&route["state"]);

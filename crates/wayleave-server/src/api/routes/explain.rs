@@ -113,7 +113,7 @@ pub(super) async fn explain(
 ) -> Result<Json<ExplainBody>, ApiError> {
     let asked = match what.parse::<IpAddr>() {
         Ok(address) => Prefix::host(address),
-        Err(_) => super::prefix(&what)?,
+        Err(_) => state.prefix(&what)?,
     };
     let control = &state.app.control;
     let now = control.clock().now();

@@ -11,7 +11,7 @@ use wayleave_tailnet::Command;
 
 use super::super::error::{ApiError, Body, ErrorBody};
 use super::super::{ApiState, Caller, nodes};
-use super::{RouteBody, prefix, records, routes_of};
+use super::{RouteBody, records, routes_of};
 
 /// How long a freeze lasts where nobody says it: an hour.
 const FREEZE: Duration = Duration::from_secs(3600);
@@ -36,7 +36,7 @@ pub(super) async fn prefer(
     Extension(caller): Extension<Caller>,
     Body(Prefer { node, prefix: of, priority }): Body<Prefer>,
 ) -> Result<Json<Vec<RouteBody>>, ApiError> {
-    let prefix = prefix(&of)?;
+    let prefix = state.prefix(&of)?;
     let control = &state.app.control;
     let node = control.read(move |tailnet| nodes::find(tailnet, &node)).await??;
     let outcome = control.command(Command::Prefer { node, prefix, priority, by: caller.0 }).await?;
@@ -61,7 +61,7 @@ pub(super) async fn move_primary(
     Extension(caller): Extension<Caller>,
     Body(Move { prefix: of, to }): Body<Move>,
 ) -> Result<Json<Vec<RouteBody>>, ApiError> {
-    let prefix = prefix(&of)?;
+    let prefix = state.prefix(&of)?;
     let control = &state.app.control;
     let to = control.read(move |tailnet| nodes::find(tailnet, &to)).await??;
     let outcome = control.command(Command::MovePrimary { prefix, to, by: caller.0 }).await?;
@@ -91,9 +91,9 @@ pub(super) struct FrozenBody {
     frozen_until: Option<String>,
 }
 
-fn which(of: Option<&str>, all: bool) -> Result<Option<Prefix>, ApiError> {
+fn which(state: &ApiState, of: Option<&str>, all: bool) -> Result<Option<Prefix>, ApiError> {
     match (of, all) {
-        (Some(of), false) => prefix(of).map(Some),
+        (Some(of), false) => state.prefix(of).map(Some),
         (None, true) => Ok(None),
         (Some(_), true) | (None, false) => Err(ApiError::bad("say which: a `prefix`, or `all`")),
     }
@@ -107,7 +107,7 @@ pub(super) async fn freeze(
     Extension(caller): Extension<Caller>,
     Body(Freeze { prefix: of, all, lifetime }): Body<Freeze>,
 ) -> Result<Json<FrozenBody>, ApiError> {
-    let prefix = which(of.as_deref(), all)?;
+    let prefix = which(&state, of.as_deref(), all)?;
     let lifetime = lifetime.as_deref().map(wayleave_model::duration::parse).transpose().map_err(ApiError::bad)?;
     let lifetime = lifetime.unwrap_or(FREEZE);
     state.app.control.command(Command::Freeze { prefix, lifetime, by: caller.0 }).await?;
@@ -133,7 +133,7 @@ pub(super) async fn unfreeze(
     Extension(caller): Extension<Caller>,
     Body(Unfreeze { prefix: of, all }): Body<Unfreeze>,
 ) -> Result<Json<FrozenBody>, ApiError> {
-    let prefix = which(of.as_deref(), all)?;
+    let prefix = which(&state, of.as_deref(), all)?;
     state.app.control.command(Command::Unfreeze { prefix, by: caller.0 }).await?;
     frozen(&state, prefix).await
 }

@@ -9,7 +9,6 @@ use wayleave_tailnet::{Command, Tailnet};
 
 use super::super::error::{ApiError, Body, ErrorBody};
 use super::super::{ApiState, Caller};
-use super::prefix;
 
 /// What is set for one prefix, or for all that say nothing of their own, and what follows.
 #[derive(Debug, Serialize, ToSchema)]
@@ -114,7 +113,7 @@ pub(super) async fn set(
     Body(ask): Body<Set>,
 ) -> Result<Json<SettingsBody>, ApiError> {
     let Set { prefix: of, when_down, on_withdraw, spread, failback_after } = ask;
-    let of = of.as_deref().map(prefix).transpose()?;
+    let of = of.as_deref().map(|text| state.prefix(text)).transpose()?;
     let change = PrefixChange {
         when_down: change("when_down", when_down)?,
         on_withdraw: change("on_withdraw", on_withdraw)?,

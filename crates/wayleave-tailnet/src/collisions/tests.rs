@@ -1,0 +1,165 @@
+use wayleave_model::{
+    Addresses, Endpoint, Hostinfo, MachineKey, NodeKey, RegisterMethod, Route, RouteId, Tag, Timestamp, UserId,
+};
+use wayleave_routes::approval;
+
+use super::*;
+use crate::{Command, Event, Loaded, Settings, SiteCommand};
+
+const AT: Timestamp = Timestamp::from_millis(0);
+
+/// A router: its number, its owner (`1` for a user, else a tag), its endpoints, and what it advertises.
+struct Router<'a>(u8, &'a str, &'a [(&'a str, EndpointKind)], &'a [&'a str]);
+
+fn tailnet(routers: &[Router<'_>]) -> Tailnet {
+    let mut loaded = Loaded::default();
+    for Router(n, owner, endpoints, prefixes) in routers {
+        let id = NodeId::new(u64::from(*n));
+        let owner = match owner.parse::<u64>() {
+            Ok(user) => Owner::User(UserId::new(user)),
+            Err(_) => Owner::Tags { tags: BTreeSet::from([owner.parse::<Tag>().unwrap()]), created_by: None },
+        };
+        let endpoint =
+            |(address, kind): &(&str, EndpointKind)| Endpoint { address: address.parse().unwrap(), kind: *kind };
+        loaded.nodes.push(Node {
+            id,
+            machine_key: Some(MachineKey::from_bytes([*n; 32])),
+            node_key: NodeKey::from_bytes([*n; 32]),
+            disco_key: None,
+            owner,
+            given_name: format!("r{n}").parse().unwrap(),
+            renamed: false,
+            addresses: Addresses { v4: None, v6: None },
+            register_method: RegisterMethod::Import,
+            ephemeral: false,
+            auth_key: None,
+            expires_at: None,
+            created_at: AT,
+            last_seen: None,
+            drained: false,
+            capability: 142,
+            hostinfo: Hostinfo::default(),
+            endpoints: endpoints.iter().map(endpoint).collect(),
+            home_derp: 1,
+            vantage: Default::default(),
+        });
+        for prefix in *prefixes {
+            let number = loaded.routes.len() as u64 + 1;
+            let row: Route = approval::appeared(RouteId::new(number), id, prefix.parse().unwrap(), AT);
+            loaded.routes.push(row);
+        }
+    }
+    Tailnet::new(Settings::default(), loaded, AT).unwrap()
+}
+
+/// Collisions as a person would tell them: the prefix, then who is on which side.
+fn told(tailnet: &Tailnet) -> Vec<String> {
+    let side = |party: &Party| party.nodes.iter().map(|(node, _)| format!("r{node}")).collect::<Vec<_>>().join("+");
+    let one = |collision: Collision| {
+        let sides: Vec<String> = collision.parties.iter().map(side).collect();
+        let kind = if collision.same { "same" } else { "overlap" };
+        format!("{} {kind} {}", collision.prefix, sides.join(" / "))
+    };
+    tailnet.collisions().into_iter().map(one).collect()
+}
+
+use EndpointKind::{Local, Stun};
+
+const HOME: &[&str] = &["192.168.1.0/24"];
+
+#[test]
+fn sites_are_told_apart_by_what_their_routers_report() {
+    let cases: &[(&str, [Router<'_>; 2], bool)] = &[
+        (
+            "two homes behind two addresses",
+            [
+                Router(1, "1", &[("192.168.1.2:1", Local), ("203.0.113.1:1", Stun)], HOME),
+                Router(2, "1", &[("192.168.1.2:1", Local), ("203.0.113.2:1", Stun)], HOME),
+            ],
+            true,
+        ),
+        (
+            "one office behind one address",
+            [
+                Router(1, "1", &[("192.168.1.2:1", Local), ("203.0.113.1:1", Stun)], HOME),
+                Router(2, "2", &[("192.168.1.3:1", Local), ("203.0.113.1:9", Stun)], HOME),
+            ],
+            false,
+        ),
+        (
+            "one site with two uplinks, tagged alike",
+            [
+                Router(1, "tag:berlin", &[("203.0.113.1:1", Stun)], HOME),
+                Router(2, "tag:berlin", &[("203.0.113.2:1", Stun)], HOME),
+            ],
+            false,
+        ),
+        (
+            "nothing public is known, and a shared address inside the prefix proves nothing",
+            [
+                Router(1, "tag:a", &[("192.168.1.2:1", Local)], HOME),
+                Router(2, "tag:b", &[("192.168.1.3:1", Local)], HOME),
+            ],
+            true,
+        ),
+        (
+            "a second network that both are in",
+            [
+                Router(1, "tag:a", &[("192.168.1.2:1", Local), ("10.9.9.1:1", Local)], HOME),
+                Router(2, "tag:b", &[("192.168.1.3:1", Local), ("10.9.9.2:1", Local)], HOME),
+            ],
+            false,
+        ),
+        ("nothing is known but the owner", [Router(1, "1", &[], HOME), Router(2, "1", &[], HOME)], false),
+    ];
+    for (what, routers, collide) in cases {
+        let found = told(&tailnet(routers));
+        let wanted: &[&str] = if *collide { &["192.168.1.0/24 same r1 / r2"] } else { &[] };
+        assert_eq!(found, wanted, "{what}");
+    }
+}
+
+#[test]
+fn a_pair_on_one_side_and_a_wider_prefix_on_the_other() {
+    let tailnet = tailnet(&[
+        Router(1, "tag:a", &[("203.0.113.1:1", Stun)], &["10.1.0.0/16"]),
+        Router(2, "tag:a", &[("203.0.113.1:1", Stun)], &["10.1.0.0/16", "172.16.0.0/24"]),
+        Router(
+            3,
+            "tag:b",
+            &[("203.0.113.3:1", Stun)],
+            &["10.0.0.0/8", "0.0.0.0/0", "fd7a:115c:a1e0:b1a:0:7:a01:0/112"],
+        ),
+    ]);
+    assert_eq!(told(&tailnet), ["10.1.0.0/16 overlap r1+r2 / r3"]);
+}
+
+#[test]
+fn each_side_is_given_a_site_and_the_prefix_to_use_instead() {
+    let mut tailnet = tailnet(&[
+        Router(1, "1", &[("203.0.113.1:1", Stun)], &["192.168.1.0/24", "fd7a:115c:a1e0:b1a:0:7:a01:0/112"]),
+        Router(2, "1", &[("203.0.113.2:1", Stun)], HOME),
+        Router(3, "1", &[("203.0.113.3:1", Stun)], HOME),
+    ]);
+    let name = "r2".parse().unwrap();
+    let plan = tailnet.plan(Command::Sites(SiteCommand::Add { name, id: Some(40) }), AT).unwrap();
+    tailnet.apply(Event::Committed(Box::new(plan.into_committed())), AT);
+    let [collision] = &tailnet.collisions()[..] else { panic!() };
+    let shown: Vec<String> = collision
+        .parties
+        .iter()
+        .map(|party| {
+            let Instead { site, name, is_new, prefixes } = party.instead.as_ref().unwrap();
+            let [prefix] = &prefixes[..] else { panic!() };
+            format!("{name} {site} {} {prefix}", if *is_new { "new" } else { "known" })
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "r1 7 new fd7a:115c:a1e0:b1a:0:7:c0a8:100/120",
+            "r2 40 known fd7a:115c:a1e0:b1a:0:28:c0a8:100/120",
+            "r3 1 new fd7a:115c:a1e0:b1a:0:1:c0a8:100/120",
+        ]
+    );
+}

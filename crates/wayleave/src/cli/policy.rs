@@ -8,6 +8,7 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
 
+use super::what_if::print_what_if;
 use super::{Global, done};
 use crate::client::Client;
 use crate::output::{self, Column, Format, show};
@@ -35,6 +36,11 @@ pub enum Command {
         /// A file, or `-` for standard input.
         file: PathBuf,
     },
+    /// Say who would gain and who would lose what if a policy were set. Changes nothing.
+    Diff {
+        /// A file, or `-` for standard input.
+        file: PathBuf,
+    },
     /// Read the policy file again (`policy.file`), as SIGHUP does.
     Reload,
     /// Answer what a policy would mean for a tailnet that is described in JSON. Needs no server.
@@ -55,6 +61,7 @@ pub async fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
         Command::Set { file, replaces } => set(global, client, file, *replaces).await,
         Command::Check { file } => check(global, client, file).await,
         Command::Test { file } => test(global, client, file).await,
+        Command::Diff { file } => diff(global, client, file).await,
         Command::Reload => {
             let answer = client.ask(Method::POST, "/api/v2/policy/reload", None).await?;
             let what = if answer["unchanged"] == Value::Bool(true) { "was in force before" } else { "is in force" };
@@ -86,6 +93,10 @@ async fn set(global: &Global, client: &Client, file: &Path, replaces: Option<u64
     let verdict = client.ask(Method::POST, "/api/v2/policy/check", Some(&json!({ "text": text }))).await?;
     refuse_invalid(file, &verdict)?;
     warn(&verdict);
+    if !global.yes {
+        let answer = client.ask(Method::POST, "/api/v2/routes/what-if", Some(&json!({ "policy": text }))).await?;
+        print_what_if(&answer);
+    }
     global.agreed(&format!("Set this policy in place of revision {}?", replaces.unwrap_or(0)))?;
     let body = json!({ "text": text, "replaces": replaces });
     let answer = client.ask(Method::PUT, "/api/v2/policy", Some(&body)).await?;
@@ -127,6 +138,19 @@ async fn test(global: &Global, client: &Client, file: &Path) -> anyhow::Result<(
     if failed > 0 {
         bail!("{failed} of {} tests failed", all.len());
     }
+    Ok(())
+}
+
+async fn diff(global: &Global, client: &Client, file: &Path) -> anyhow::Result<()> {
+    let text = text(file)?;
+    let verdict = client.ask(Method::POST, "/api/v2/policy/check", Some(&json!({ "text": text }))).await?;
+    refuse_invalid(file, &verdict)?;
+    warn(&verdict);
+    let answer = client.ask(Method::POST, "/api/v2/routes/what-if", Some(&json!({ "policy": text }))).await?;
+    if global.output != Format::Table {
+        return output::one(global.output, &answer);
+    }
+    print_what_if(&answer);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The whole database as a document, but for its secrets, and back.
 //!
 //! The document has every table with its columns as they are in the database, so a table that is new is in it without a word here. Left
-//! out are keys' hashes ([`SECRETS`]), everything that is stored as bytes, and what the database keeps for itself. Columns that hold JSON
+//! out are keys' hashes and webhooks' secrets ([`SECRETS`]), everything that is stored as bytes, and what the database keeps for itself. Columns that hold JSON
 //! ([`EMBEDDED`]) are in it as what they are.
 //!
 //! It is read back into an empty database of the same schema or a newer one. What a column without a value would hold is what its table
@@ -22,9 +22,14 @@ use crate::error::{DocumentError, StoreError};
 /// What a document calls itself.
 pub const FORMAT: &str = "wayleave export";
 
-/// Columns that are nobody's business outside: how keys are known again.
-const SECRETS: [(&str, &str); 4] =
-    [("auth_keys", "hash"), ("auth_keys", "hash_kind"), ("api_keys", "hash"), ("api_keys", "hash_kind")];
+/// Columns that are nobody's business outside: how keys are known again, and what calls are signed with.
+const SECRETS: [(&str, &str); 5] = [
+    ("auth_keys", "hash"),
+    ("auth_keys", "hash_kind"),
+    ("api_keys", "hash"),
+    ("api_keys", "hash_kind"),
+    ("webhooks", "secret"),
+];
 
 /// Columns that hold JSON, in whichever table.
 const EMBEDDED: [&str; 7] = ["tags", "hostinfo", "endpoints", "vantage", "downs", "losses", "carriers"];

@@ -193,7 +193,7 @@ impl Crowd {
 
     fn fault(&self, viewer: &Viewer, error: &anyhow::Error) {
         let mut faults = lock(&self.faults);
-        if faults.len() < 100 {
+        if faults.len() < 20 {
             faults.push(format!("{}: {error:#}", viewer.name));
         }
     }

@@ -55,7 +55,7 @@ fn with_plain<T>(body: &[u8], look: impl FnOnce(&[u8]) -> anyhow::Result<T>) -> 
 }
 
 /// Everything that comes before a node's id in its text.
-const ID: &[u8] = b"\"StableID\":\"n";
+const ID: &[u8] = b"\"StableID\":\"";
 
 fn number(text: &[u8]) -> u64 {
     text.iter().take_while(|byte| byte.is_ascii_digit()).fold(0, |number, byte| number * 10 + u64::from(byte - b'0'))
@@ -220,7 +220,7 @@ mod tests {
         let mut seen = Seen { reader: Some(Reader::default()), ..Seen::default() };
         let node = |id: u64, routes: &str| {
             format!(
-                r#"{{"ID":{id},"StableID":"n{id}","Name":"n{id}.","AllowedIPs":["100.64.0.{id}/32"{}],"PrimaryRoutes":[{routes}]}}"#,
+                r#"{{"ID":{id},"StableID":"{id}","Name":"n{id}.","AllowedIPs":["100.64.0.{id}/32"{}],"PrimaryRoutes":[{routes}]}}"#,
                 if routes.is_empty() { String::new() } else { format!(",{routes}") },
             )
         };

@@ -57,10 +57,17 @@ pub(crate) struct Health {
     downs: VecDeque<Timestamp>,
     losses: VecDeque<Timestamp>,
     flapping_until: Option<Timestamp>,
-    /// What `flapping_until` was before each of the latest losses, in case they turn out to be the server's own fault. As long as a loss may
-    /// turn out so.
-    before: VecDeque<(Timestamp, Option<Timestamp>)>,
+    /// What was before each of the latest losses, in case they turn out to be the server's own fault. As long as a loss may turn out so.
+    before: VecDeque<Before>,
     /// Set exactly while it is up, not flapping and not drained.
+    steady_since: Option<Timestamp>,
+}
+
+/// What was before a loss.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    at: Timestamp,
+    flapping_until: Option<Timestamp>,
     steady_since: Option<Timestamp>,
 }
 
@@ -188,8 +195,9 @@ impl Health {
     }
 
     fn remember(&mut self, now: Timestamp) {
-        self.before.push_back((now, self.flapping_until));
-        while self.before.front().is_some_and(|(at, _)| now.since(*at) > REMEMBERED) {
+        let Self { flapping_until, steady_since, .. } = *self;
+        self.before.push_back(Before { at: now, flapping_until, steady_since });
+        while self.before.front().is_some_and(|before| now.since(before.at) > REMEMBERED) {
             self.before.pop_front();
         }
     }
@@ -198,10 +206,11 @@ impl Health {
     pub(crate) fn forgive(&mut self, since: Timestamp) {
         self.downs.retain(|at| *at < since);
         self.losses.retain(|at| *at < since);
-        if let Some((_, before)) = self.before.iter().find(|(at, _)| *at >= since) {
-            self.flapping_until = *before;
+        if let Some(before) = self.before.iter().find(|before| before.at >= since) {
+            self.flapping_until = before.flapping_until;
+            self.steady_since = before.steady_since;
         }
-        self.before.retain(|(at, _)| *at < since);
+        self.before.retain(|before| before.at < since);
     }
 
     fn judge_flaps(&mut self, now: Timestamp, settings: &Settings) -> bool {

@@ -6,6 +6,7 @@ use std::fmt;
 use wayleave_model::{NodeId, Prefix, Timestamp};
 
 use crate::election::Rank;
+use crate::steered::Group;
 use crate::table::RouteTable;
 
 /// Something that must hold, and does not.
@@ -55,7 +56,9 @@ impl RouteTable {
             return Some(Broken::Unserved);
         }
         let is_frozen = self.frozen(prefix, now).is_some();
-        for (group, seat) in self.seats_of(prefix) {
+        // After a start groups have their seats before it is known who is in them.
+        let known = |group: Option<&Group>| group.is_none_or(|group| self.electorates.contains_key(group));
+        for (group, seat) in self.seats_of(prefix).filter(|(group, _)| known(*group)) {
             let in_group = |node: &NodeId| {
                 group.is_none_or(|group| self.electorates.get(group).is_some_and(|all| all.members.contains(node)))
             };

@@ -65,6 +65,12 @@ impl RouteTable {
         for (group, electorate) in &self.electorates {
             if before.get(group) != Some(electorate) {
                 self.dirty.extend(electorate.prefixes.iter().copied());
+                // A seat that was there before its group was known, as after a start, is told of now.
+                let seats =
+                    electorate.prefixes.iter().filter_map(|prefix| self.seats.get(&(*prefix, Some(group.clone()))));
+                out.extend(
+                    seats.flat_map(|seat| seat.carriers.iter().copied().chain([seat.node])).map(Effect::RoutesOf),
+                );
             }
         }
         // Seats of groups that elect no more go without a successor.

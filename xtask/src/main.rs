@@ -5,6 +5,7 @@ mod check;
 mod conformance;
 mod e2e;
 mod fuzz;
+mod histories;
 mod tidy;
 
 use std::io::Write;
@@ -28,6 +29,8 @@ enum Command {
     Fix,
     /// Look at fences between crates, and at what must not be in the repository.
     Tidy,
+    /// Run random histories of a whole tailnet against the invariants, and a second election.
+    Histories(histories::HistoriesArgs),
     /// Run real clients in network namespaces against a real server.
     E2e(e2e::E2eArgs),
     /// Look for an input that breaks something: not part of `check`.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Fix => check::fix(),
         Command::Tidy => tidy::run(),
+        Command::Histories(args) => histories::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(what) => bench::run(&what),

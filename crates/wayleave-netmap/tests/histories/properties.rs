@@ -1,0 +1,231 @@
+//! The invariants of design.md 6, one function each, in their order. The twelfth, on witnesses, belongs to what probes find out and is not
+//! among them.
+
+use std::collections::BTreeMap;
+
+use wayleave_model::{NodeId, OnWithdraw, Prefix, Spread, WhenDown};
+use wayleave_netmap::{peers, told};
+use wayleave_routes::{Because, Rank};
+
+use crate::steps::Step;
+use crate::world::{World, elected};
+
+/// After every step.
+pub fn hold(world: &mut World, step: &Step) {
+    at_most_one_primary_for_a_prefix(world);
+    a_primary_can_serve(world);
+    no_prefix_is_left_on_a_worse_router_while_another_is_steady(world);
+    a_primary_moves_only_for_a_named_cause(world);
+    the_second_election_comes_to_the_same(world, step);
+    withdrawing_disables_after_the_grace(world);
+    exits_are_never_elected(world);
+    no_live_row_of_a_deleted_node(world);
+    what_was_acknowledged_is_stored(world);
+    if world.steps.is_multiple_of(8) {
+        for_each_viewer_a_prefix_is_on_at_most_one_peer(world);
+        an_event_concerns_only_prefixes_of_its_node(world, step);
+    }
+    if world.steps.is_multiple_of(4) {
+        deltas_add_up_to_the_full_map(world);
+    }
+}
+
+/// Once, when all has happened.
+pub fn hold_at_the_end(world: &mut World, history: &[Step], seed: u64) {
+    for_each_viewer_a_prefix_is_on_at_most_one_peer(world);
+    if seed.is_multiple_of(16) {
+        replaying_gives_the_same_table(world, history, seed);
+    }
+    world.passes(61_000);
+    a_prefix_is_on_a_router_that_is_up(world);
+}
+
+/// 1, for the tailnet.
+fn at_most_one_primary_for_a_prefix(world: &World) {
+    let table = world.tailnet.routes();
+    for prefix in elected() {
+        let broken = table.broken_at(&prefix, world.now);
+        assert_eq!(broken, None, "{prefix}");
+        let rows = table.rows().filter(|row| row.is_primary && row.prefix == prefix).count();
+        assert!(rows <= 1, "{prefix} has {rows} primaries");
+    }
+}
+
+/// 1, for viewers.
+fn for_each_viewer_a_prefix_is_on_at_most_one_peer(world: &mut World) {
+    let snapshot = world.tailnet.snapshot();
+    for viewer in snapshot.nodes.values() {
+        let mut on: BTreeMap<Prefix, NodeId> = BTreeMap::new();
+        for (peer, _, told) in peers(snapshot, viewer) {
+            for prefix in told.routes.iter().filter(|prefix| !prefix.is_exit()) {
+                let other = on.insert(*prefix, peer);
+                assert_eq!(other, None, "{} sees {prefix} on {peer} too", viewer.node.id);
+                assert!(!viewer.primary.contains(prefix), "a primary sees its own {prefix} on {peer}");
+            }
+        }
+    }
+}
+
+/// 2. A primary is advertised, enabled, not deleted, not expired.
+fn a_primary_can_serve(world: &World) {
+    let table = world.tailnet.routes();
+    for row in table.rows().filter(|row| row.is_primary) {
+        assert!(row.advertised && row.enabled && row.deleted_at.is_none(), "{row:?}");
+        let node = world.tailnet.registry().node(row.node).unwrap();
+        assert!(node.expires_at.is_none_or(|end| end > world.now), "{row:?}");
+    }
+}
+
+/// 3. If a candidate is steady, no prefix is left on one that is drained, suspect or down.
+fn no_prefix_is_left_on_a_worse_router_while_another_is_steady(world: &World) {
+    let table = world.tailnet.routes();
+    for prefix in elected().filter(|prefix| table.frozen(prefix, world.now).is_none()) {
+        let candidates = table.candidates(&prefix);
+        let seat = table.seat(&prefix).map(|seat| seat.node);
+        assert_eq!(seat.is_some(), !candidates.is_empty(), "{prefix} is on somebody if it can be");
+        if candidates.iter().any(|c| c.rank == Rank::Steady) {
+            let rank = candidates.iter().find(|c| Some(c.node) == seat).map(|c| c.rank);
+            assert!(matches!(rank, Some(Rank::Steady | Rank::Flapping)), "{prefix} is on {seat:?}, {rank:?}");
+        }
+    }
+}
+
+/// 4. A primary moves only for a cause that moves it, and the record names it.
+fn a_primary_moves_only_for_a_named_cause(world: &mut World) {
+    for change in std::mem::take(&mut world.moves) {
+        assert_ne!(change.from, change.to);
+        let named = match change.because {
+            Because::IncumbentDown(_)
+            | Because::IncumbentFlapping
+            | Because::IncumbentDrained
+            | Because::IncumbentSuspect
+            | Because::IncumbentGone(_) => change.from.is_some() && change.to.is_some(),
+            Because::HigherPriority | Because::MovedBy(_) => change.to.is_some(),
+            Because::OnlyCandidate | Because::JoinedFirst | Because::BetterRank => change.from.is_none(),
+            Because::NoCandidate => change.to.is_none(),
+            Because::Incumbent | Because::LastKnown | Because::Frozen => false,
+        };
+        assert!(named, "{change:?}");
+    }
+}
+
+/// The election itself: a second one, written apart, has every prefix on the same router.
+fn the_second_election_comes_to_the_same(world: &World, step: &Step) {
+    for (at, prefix) in elected().enumerate() {
+        let own = world.tailnet.routes().seat(&prefix).map(|seat| seat.node.get());
+        let other = world.reference.primary.get(&at).copied();
+        assert_eq!(own, other, "{prefix} at {} after {step:?}", world.now);
+    }
+}
+
+/// 5. An event about a node's session changes only prefixes that it advertises, or that are covered by those.
+fn an_event_concerns_only_prefixes_of_its_node(world: &mut World, step: &Step) {
+    let (Step::Opens(n) | Step::Loses(n, _) | Step::FallsSilent(n) | Step::Answers(n)) = step else { return };
+    let Some(node) = world.node(*n) else { return };
+    let before = world.tailnet.snapshot().clone();
+    let now = world.now;
+    world.take(&Step::Opens(*n));
+    assert_eq!(world.now, now);
+    let after = world.tailnet.snapshot();
+    let own = |prefix: &Prefix| {
+        let rows = world.reference.facts.get(&node.get());
+        let offers = rows.into_iter().flat_map(|facts| facts.offers.keys()).filter_map(|at| elected().nth(*at));
+        offers.into_iter().any(|own| own.covers(prefix))
+    };
+    for viewer in before.nodes.values() {
+        let Some(viewer_after) = after.node(viewer.node.id) else { continue };
+        for peer in before.nodes.values() {
+            let Some(peer_after) = after.node(peer.node.id) else { continue };
+            let routes = |told: Option<wayleave_netmap::Told>| told.map(|told| told.primary).unwrap_or_default();
+            let (was, is) = (routes(told(&before, viewer, peer)), routes(told(after, viewer_after, peer_after)));
+            for prefix in was.symmetric_difference(&is) {
+                assert!(own(prefix), "{prefix} of {} changed for {}", peer.node.id, viewer.node.id);
+            }
+        }
+    }
+}
+
+/// 6. Withdrawing disables, after the grace, unless that is not wanted or the approval was given in advance.
+fn withdrawing_disables_after_the_grace(world: &World) {
+    let table = world.tailnet.routes();
+    let grace = crate::world::settings().routes.withdraw_grace;
+    for row in table.rows().filter(|row| row.enabled && !row.advertised && row.was_advertised) {
+        let stays = row.approval.as_ref().is_some_and(|approval| approval.in_advance)
+            || table.prefix_settings(&row.prefix).on_withdraw == OnWithdraw::Keep;
+        let due = world.tailnet.next_deadline().is_some_and(|at| at <= world.now + grace);
+        assert!(stays || due || world.now.since(row.updated_at) <= grace, "{row:?} at {}", world.now);
+    }
+}
+
+/// 7. Exit routes are never elected.
+fn exits_are_never_elected(world: &World) {
+    assert!(world.tailnet.routes().seats().all(|(prefix, _)| !prefix.is_exit()));
+    assert!(world.tailnet.routes().rows().all(|row| !(row.is_primary && row.prefix.is_exit())));
+}
+
+/// 8. No live row of a deleted node.
+fn no_live_row_of_a_deleted_node(world: &World) {
+    for row in world.tailnet.routes().rows() {
+        assert!(world.tailnet.registry().node(row.node).is_some(), "{row:?}");
+    }
+    for row in world.routes.values().filter(|row| row.deleted_at.is_none()) {
+        assert!(world.nodes.contains_key(&row.node), "stored: {row:?}");
+    }
+}
+
+/// 9, for the table.
+fn replaying_gives_the_same_table(world: &World, history: &[Step], seed: u64) {
+    let mut again = World::new(seed);
+    for step in history {
+        again.take(step);
+        hold(&mut again, step);
+    }
+    assert_eq!(format!("{:?}", again.tailnet.routes()), format!("{:?}", world.tailnet.routes()));
+}
+
+/// 9, for viewers.
+fn deltas_add_up_to_the_full_map(world: &mut World) {
+    let Some(mut viewer) = world.viewer.take() else { return world.connect_viewer() };
+    let snapshot = world.tailnet.snapshot().clone();
+    if viewer.follows(&snapshot, &world.shared, &world.cache, world.now) {
+        if world.steps.is_multiple_of(40) {
+            let fault = viewer.differs(&snapshot, &world.shared, &world.cache, world.now);
+            assert_eq!(fault, None, "what {} was told does not add up", viewer.node);
+        }
+        world.viewer = Some(viewer);
+    } else {
+        world.connect_viewer();
+    }
+}
+
+/// 10. If some candidate is reachable, the prefix is on a reachable one within the time that a loss allows.
+fn a_prefix_is_on_a_router_that_is_up(world: &World) {
+    let table = world.tailnet.routes();
+    for prefix in elected().filter(|prefix| table.frozen(prefix, world.now).is_none()) {
+        let candidates = table.candidates(&prefix);
+        let up = |c: &wayleave_routes::Candidate| !matches!(c.rank, Rank::Down(_));
+        if candidates.iter().any(up) {
+            let seat = table.seat(&prefix);
+            assert!(
+                candidates.iter().any(|c| Some(c.node) == seat.map(|s| s.node) && up(c)),
+                "{prefix} is on {seat:?}"
+            );
+        }
+        let settings = table.prefix_settings(&prefix);
+        for (_, seat) in table.seats_of(&prefix) {
+            assert!(!seat.fallen_back || settings.when_down == WhenDown::FallBack, "{prefix}");
+            assert!(seat.carriers.is_empty() || settings.spread != Spread::Single, "{prefix}");
+        }
+    }
+}
+
+/// 11. What was acknowledged to a person is what a store has.
+fn what_was_acknowledged_is_stored(world: &World) {
+    for row in world.tailnet.routes().rows() {
+        let stored = &world.routes[&row.id];
+        assert_eq!((row.enabled, &row.approval, row.priority), (stored.enabled, &stored.approval, stored.priority));
+        assert_eq!((row.is_primary, row.advertised), (stored.is_primary, stored.advertised), "{row:?}");
+    }
+    assert_eq!(world.tailnet.registry().node_count(), world.nodes.len());
+    assert_eq!(world.tailnet.routes().all_overrides().count(), world.loaded.prefixes.len());
+}

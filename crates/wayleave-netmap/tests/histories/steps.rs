@@ -1,0 +1,99 @@
+//! What happens in a history.
+
+use crate::chance::Chance;
+
+/// Nodes 0 to 4 advertise prefixes, 5 and 6 only look.
+pub const NODES: u8 = 7;
+pub const ROUTERS: u8 = 5;
+/// The third is inside the first; the last two are the halves of an exit.
+pub const PREFIXES: [&str; 5] = ["10.1.0.0/16", "10.2.0.0/16", "10.1.7.0/24", "0.0.0.0/0", "::/0"];
+/// How many of them are elected.
+pub const ELECTED: u8 = 3;
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    Opens(u8),
+    Loses(u8, bool),
+    EndsAnOldSession(u8),
+    FallsSilent(u8),
+    Answers(u8),
+    /// Bits say which prefixes.
+    Advertises(u8, u8),
+    MovesHome(u8, u32),
+    Approve(u8, u8),
+    Disable(u8, u8),
+    ReplaceApproved(u8, u8),
+    Prefer(u8, u8, i32),
+    /// Of a prefix, or of all, and which of the settings to what.
+    Set(Option<u8>, u8),
+    Freeze(Option<u8>, u64),
+    Unfreeze(Option<u8>),
+    Move(u8, u8),
+    Drain(u8),
+    Undrain(u8),
+    Tag(u8, u8),
+    Policy(u8),
+    Expire(u8),
+    Renew(u8),
+    Delete(u8),
+    Joins(u8),
+    /// Milliseconds.
+    Passes(u64),
+    Restart,
+}
+
+pub fn history(seed: u64, events: usize) -> Vec<Step> {
+    let mut chance = Chance::new(seed);
+    // Most histories begin with everybody up and approved: otherwise little could go wrong in them.
+    let mut steps = Vec::new();
+    if !seed.is_multiple_of(4) {
+        for node in 0..ROUTERS {
+            steps.push(Step::Opens(node));
+            steps.push(Step::Advertises(node, 1 << (node % 3) | 1 << ((node + 1) % 3)));
+            (0..ELECTED).for_each(|prefix| steps.push(Step::Approve(node, prefix)));
+        }
+    }
+    while steps.len() < events {
+        steps.push(step(&mut chance));
+    }
+    steps
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "all of these are below their bounds")]
+fn step(chance: &mut Chance) -> Step {
+    let node = chance.below(u64::from(NODES)) as u8;
+    let router = chance.below(u64::from(ROUTERS)) as u8;
+    let prefix = chance.below(PREFIXES.len() as u64) as u8;
+    let elected = chance.below(u64::from(ELECTED)) as u8;
+    let some = chance.below(32) as u8;
+    let of = (!chance.below(4).is_multiple_of(4)).then_some(elected);
+    match chance.below(100) {
+        0..12 => Step::Opens(node),
+        12..20 => Step::Loses(router, chance.below(2) == 0),
+        20..22 => Step::EndsAnOldSession(node),
+        22..26 => Step::FallsSilent(router),
+        26..30 => Step::Answers(router),
+        30..37 => Step::Advertises(router, some),
+        37..38 => Step::MovesHome(node, 900 + chance.below(3) as u32),
+        38..46 => Step::Approve(router, prefix),
+        46..49 => Step::Disable(router, prefix),
+        49..50 => Step::ReplaceApproved(router, some),
+        50..54 => Step::Prefer(router, elected, chance.below(3) as i32 - 1),
+        54..59 => Step::Set(of, chance.below(12) as u8),
+        59..61 => Step::Freeze(of, chance.within(1, 200)),
+        61..63 => Step::Unfreeze(of),
+        63..67 => Step::Move(elected, router),
+        67..69 => Step::Drain(router),
+        69..72 => Step::Undrain(router),
+        72..74 => Step::Tag(router, chance.below(3) as u8),
+        74..75 => Step::Policy(chance.below(4) as u8),
+        75..76 => Step::Expire(router),
+        76..78 => Step::Renew(router),
+        78..79 => Step::Delete(router),
+        79..82 => Step::Joins(node),
+        82..89 => Step::Passes(chance.within(1, 700)),
+        89..94 => Step::Passes(chance.within(1000, 4000)),
+        94..99 => Step::Passes(chance.within(25_000, 75_000)),
+        _ => Step::Restart,
+    }
+}

@@ -1,0 +1,457 @@
+//! A tailnet, what a store would have of it, the second election beside it, and one client that keeps its map.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use wayleave_model::{
+    Approver, Change, DiscoKey, Endpoint, EndpointKind, Failback, Hostinfo, MachineKey, NetInfo, Node, NodeId, NodeKey,
+    OnWithdraw, Prefix, PrefixChange, Route, RouteId, SessionId, Spread, Tag, Timestamp, UserId, WhenDown,
+};
+use wayleave_netmap::{PeerCache, Shared};
+use wayleave_routes::{Cause, PrimaryChange};
+use wayleave_tailnet::{
+    ApproveMode, Command, Effect, Ending, Event, Loaded, LoginToken, NewAuthKey, Outcome, Registration, Report,
+    Settings, Tailnet, Write,
+};
+
+use crate::reference::{Facts, Reference, Rules};
+use crate::steps::{ELECTED, NODES, PREFIXES, Step};
+use crate::viewer::Viewer;
+
+const KEY: [u8; 32] = [9; 32];
+const POLICIES: [&str; 4] = [
+    "{}",
+    r#"{ "tagOwners": { "tag:a": [], "tag:b": [] }, "autoApprovers": { "routes": { "10.1.0.0/16": ["tag:a"] } },
+         "acls": [{ "action": "accept", "src": ["*"], "dst": ["*:*"] }] }"#,
+    r#"{ "tagOwners": { "tag:a": [], "tag:b": [] },
+         "grants": [{ "src": ["autogroup:member"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:a"] },
+                    { "src": ["*"], "dst": ["10.2.0.0/16"], "ip": ["*"] }] }"#,
+    r#"{ "tagOwners": { "tag:a": [], "tag:b": [] },
+         "grants": [{ "src": ["autogroup:member"], "dst": ["10.0.0.0/8"], "ip": ["*"], "via": ["tag:a", "tag:b"] },
+                    { "src": ["tag:b"], "dst": ["10.1.0.0/16"], "ip": ["*"] }] }"#,
+];
+
+pub struct World {
+    pub tailnet: Tailnet,
+    pub now: Timestamp,
+    pub reference: Reference,
+    /// What a store has.
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub routes: BTreeMap<RouteId, Route>,
+    pub loaded: Loaded,
+    /// Moves since they were last looked at.
+    pub moves: Vec<PrimaryChange>,
+    pub viewer: Option<Viewer>,
+    pub shared: Arc<Shared>,
+    pub cache: PeerCache,
+    pub seed: u64,
+    pub steps: usize,
+    sessions: u64,
+    open: BTreeMap<u8, SessionId>,
+    generation: BTreeMap<u8, u8>,
+    homes: BTreeMap<u8, u32>,
+}
+
+pub fn prefix(p: u8) -> Prefix {
+    PREFIXES[usize::from(p)].parse().unwrap()
+}
+
+pub fn elected() -> impl Iterator<Item = Prefix> {
+    (0..ELECTED).map(prefix)
+}
+
+pub fn settings() -> Settings {
+    Settings { common_loss_sessions: 4, ..Settings::default() }
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let now = Timestamp::from_millis(1_000_000_000);
+        let mut world = Self {
+            tailnet: Tailnet::new(settings(), Loaded::default(), now).unwrap(),
+            now,
+            reference: Reference::default(),
+            nodes: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            loaded: Loaded::default(),
+            moves: Vec::new(),
+            viewer: None,
+            shared: Arc::new(Shared {
+                base_domain: "example.net".into(),
+                dns: Arc::default(),
+                derp_map: Arc::default(),
+            }),
+            cache: PeerCache::default(),
+            seed,
+            steps: 0,
+            sessions: 0,
+            open: BTreeMap::new(),
+            generation: BTreeMap::new(),
+            homes: BTreeMap::new(),
+        };
+        world.ask(Command::CreateUser { name: "anna".into(), display_name: String::new(), email: None, role: None });
+        world.ask(Command::CreateAuthKey(NewAuthKey {
+            user: Some(UserId::new(1)),
+            hint: String::new(),
+            hash: KEY,
+            reusable: true,
+            ephemeral: false,
+            tags: BTreeSet::new(),
+            description: String::new(),
+            lifetime: None,
+        }));
+        for n in 0..NODES {
+            world.take(&Step::Joins(n));
+        }
+        world.connect_viewer();
+        world
+    }
+
+    pub fn connect_viewer(&mut self) {
+        let Some(node) = self.node(if self.seed.is_multiple_of(2) { NODES - 1 } else { 1 }) else { return };
+        let snapshot = self.tailnet.snapshot().clone();
+        self.viewer = Viewer::connects(node, &snapshot, &self.shared, &self.cache, self.now);
+    }
+
+    fn ask(&mut self, command: Command) -> Option<Outcome> {
+        let plan = self.tailnet.plan(command, self.now).ok()?;
+        for write in plan.writes() {
+            match write.clone() {
+                Write::Node(node) => drop(self.nodes.insert(node.id, *node)),
+                Write::DeleteNode(node) => {
+                    self.nodes.remove(&node);
+                    self.reference.deleted(node.get());
+                }
+                Write::Route(route) => drop(self.routes.insert(route.id, route)),
+                Write::User(user) => self.loaded.users.push(user),
+                Write::AuthKey(key) => self.loaded.auth_keys = vec![key],
+                Write::Sequences(sequences) => self.loaded.sequences = sequences,
+                Write::Policy(policy) => self.loaded.policy = Some(policy.row),
+                Write::Prefix(row) => {
+                    self.loaded.prefixes.retain(|old| old.prefix != row.prefix);
+                    if !row.overrides.is_empty() {
+                        self.loaded.prefixes.push(row);
+                    }
+                }
+                Write::Moved { prefix, to, .. } => {
+                    for row in self.routes.values_mut().filter(|row| row.prefix == prefix && row.deleted_at.is_none()) {
+                        row.is_primary = row.node == to;
+                    }
+                    let at = elected().position(|elected| elected == prefix).unwrap();
+                    self.reference.moves(at, to.get());
+                }
+                _ => {}
+            }
+        }
+        let outcome = plan.outcome().clone();
+        self.tell(Event::Committed(Box::new(plan.into_committed())));
+        Some(outcome)
+    }
+
+    fn tell(&mut self, event: Event) {
+        let effects = self.tailnet.apply(event, self.now);
+        self.run(effects);
+    }
+
+    fn run(&mut self, effects: Vec<Effect>) {
+        let mut proposals = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Propose(command) => proposals.push(command),
+                Effect::PrimaryChanged(change) => self.moves.push(change),
+                Effect::NodeRow(id) => {
+                    if let Some(node) = self.tailnet.registry().node(id) {
+                        self.nodes.insert(id, node.clone());
+                    }
+                }
+                Effect::RouteRow(id) => {
+                    if let Some(row) = self.tailnet.routes().row(id) {
+                        self.routes.insert(id, row.clone());
+                    }
+                }
+                Effect::SeatRow(prefix, group) => {
+                    let tags = group.as_ref().map(|group| (**group).clone()).unwrap_or_default();
+                    self.loaded.seats.retain(|row| row.prefix != prefix || row.group != tags);
+                    self.loaded.seats.extend(self.tailnet.routes().seat_row(&prefix, group.as_ref()));
+                }
+                Effect::FlapRow(node) => {
+                    self.loaded.flaps.retain(|row| row.node != node);
+                    self.loaded.flaps.extend(self.tailnet.routes().flaps(node));
+                }
+                Effect::CommonLoss(nodes) => {
+                    let nodes: Vec<u64> = nodes.iter().map(|node| node.get()).collect();
+                    let now = self.now.as_millis();
+                    self.reference.common_loss(&nodes, now - 1000, now);
+                }
+                _ => {}
+            }
+        }
+        for command in proposals {
+            self.ask(command);
+        }
+    }
+
+    pub fn node(&self, n: u8) -> Option<NodeId> {
+        self.tailnet.registry().node_by_key(&self.node_key(n)).map(|node| node.id)
+    }
+
+    fn node_key(&self, n: u8) -> NodeKey {
+        NodeKey::from_bytes([n + 1 + 20 * self.generation.get(&n).copied().unwrap_or(0); 32])
+    }
+
+    /// Takes a step, and has the second election follow.
+    pub fn take(&mut self, step: &Step) {
+        self.steps += 1;
+        self.happens(step);
+        self.forget_the_deleted();
+        self.reference_follows();
+    }
+
+    /// Gives the second election its facts, and lets it decide.
+    fn reference_follows(&mut self) {
+        let table = self.tailnet.routes();
+        self.reference.facts.clear();
+        for node in self.tailnet.registry().nodes() {
+            let offers = elected().enumerate().filter_map(|(at, prefix)| {
+                let row = table.row_of(node.id, &prefix)?;
+                let expired = node.expires_at.is_some_and(|end| end <= self.now);
+                let offered = row.advertised && row.enabled && row.deleted_at.is_none() && !expired;
+                offered.then_some((at, i64::from(row.priority)))
+            });
+            let facts = Facts { drained: node.drained, offers: offers.collect() };
+            self.reference.facts.insert(node.id.get(), facts);
+        }
+        self.reference.rules = elected()
+            .enumerate()
+            .map(|(at, prefix)| {
+                let of = |key: Option<&Prefix>| table.overrides(key).cloned().unwrap_or_default();
+                let (own, all) = (of(Some(&prefix)), of(None));
+                let failback = match own.failback.or(all.failback).unwrap_or_default() {
+                    Failback::After(wait) => i64::try_from(wait.as_millis()).ok(),
+                    Failback::Never => None,
+                };
+                let holds = [own.frozen, all.frozen].into_iter().flatten().any(|freeze| freeze.until > self.now);
+                (at, Rules { failback, frozen: holds })
+            })
+            .collect();
+        self.reference.decide(self.now.as_millis());
+    }
+
+    fn happens(&mut self, step: &Step) {
+        let now = self.now.as_millis();
+        match step {
+            Step::Joins(n) => self.joins(*n),
+            Step::Opens(n) => {
+                if let Some(node) = self.node(*n) {
+                    self.sessions += 1;
+                    let session = SessionId::new(self.sessions);
+                    self.open.insert(*n, session);
+                    self.reference.opens(node.get(), session.get());
+                    self.tell(Event::SessionOpened(node, session));
+                }
+            }
+            Step::Loses(n, stream) => {
+                if let (Some(node), Some(session)) = (self.node(*n), self.open.remove(n)) {
+                    let cause = if *stream { Cause::StreamEnded } else { Cause::ConnectionClosed };
+                    self.reference.loses(node.get(), session.get(), now);
+                    self.tell(Event::SessionEnded(node, session, Ending::Lost(cause)));
+                }
+            }
+            Step::EndsAnOldSession(n) => {
+                if let (Some(node), Some(session)) = (self.node(*n), self.open.get(n)) {
+                    let old = SessionId::new(session.get() - 1);
+                    self.tell(Event::SessionEnded(node, old, Ending::Lost(Cause::ConnectionClosed)));
+                }
+            }
+            Step::FallsSilent(n) => {
+                if let (Some(node), Some(session)) = (self.node(*n), self.open.get(n).copied()) {
+                    self.reference.falls_silent(node.get(), session.get(), now);
+                    self.tell(Event::Silent(node, session, Cause::PingUnanswered));
+                }
+            }
+            Step::Answers(n) => {
+                if let (Some(node), Some(session)) = (self.node(*n), self.open.get(n).copied()) {
+                    self.reference.answers(node.get(), session.get());
+                    self.tell(Event::Answered(node, session));
+                }
+            }
+            Step::Advertises(n, which) => {
+                let routes = (0..5).filter(|p| which & (1 << p) != 0).map(prefix).collect();
+                self.reports(*n, routes);
+            }
+            Step::MovesHome(n, home) => {
+                self.homes.insert(*n, *home);
+                if let Some(node) = self.node(*n) {
+                    let routes = self.tailnet.registry().node(node).unwrap().hostinfo.routable_ips.clone();
+                    self.reports(*n, routes);
+                }
+            }
+            Step::Approve(n, p) => self.approve(*n, [prefix(*p)].into(), ApproveMode::Add),
+            Step::ReplaceApproved(n, which) => {
+                let all = (0..5).filter(|p| which & (1 << p) != 0).map(prefix).collect();
+                self.approve(*n, all, ApproveMode::Replace);
+            }
+            Step::Passes(millis) => self.passes(*millis),
+            Step::Restart => self.restarts(),
+            Step::Delete(n) => {
+                if let Some(node) = self.node(*n) {
+                    self.ask(Command::DeleteNode { node });
+                    self.open.remove(n);
+                    *self.generation.entry(*n).or_default() += 1;
+                }
+            }
+            Step::Disable(..)
+            | Step::Prefer(..)
+            | Step::Set(..)
+            | Step::Freeze(..)
+            | Step::Unfreeze(_)
+            | Step::Move(..)
+            | Step::Drain(_)
+            | Step::Undrain(_)
+            | Step::Tag(..)
+            | Step::Policy(_)
+            | Step::Expire(_)
+            | Step::Renew(_) => self.person_says(step),
+        }
+    }
+
+    fn person_says(&mut self, step: &Step) {
+        let by = Approver::Cli;
+        let of = |n: &u8| self.node(*n);
+        let command = match step {
+            Step::Disable(n, p) => of(n).map(|node| Command::DisableRoutes { node, prefixes: [prefix(*p)].into(), by }),
+            Step::Prefer(n, p, priority) => {
+                of(n).map(|node| Command::Prefer { node, prefix: prefix(*p), priority: *priority, by })
+            }
+            Step::Set(p, what) => Some(Command::SetPrefix { prefix: p.map(prefix), change: change(*what), by }),
+            Step::Freeze(p, seconds) => {
+                Some(Command::Freeze { prefix: p.map(prefix), lifetime: Duration::from_secs(*seconds), by })
+            }
+            Step::Unfreeze(p) => Some(Command::Unfreeze { prefix: p.map(prefix), by }),
+            Step::Move(p, n) => of(n).map(|to| Command::MovePrimary { prefix: prefix(*p), to, by }),
+            Step::Drain(n) => of(n).map(|node| Command::DrainNode { node, by }),
+            Step::Undrain(n) => of(n).map(|node| Command::UndrainNode { node, by }),
+            Step::Tag(n, tag) => {
+                let tags: BTreeSet<Tag> =
+                    ["tag:a", "tag:b"].iter().take(usize::from(*tag)).map(|t| t.parse().unwrap()).collect();
+                of(n).map(|node| Command::TagNode { node, tags })
+            }
+            Step::Policy(which) => Some(Command::SetPolicy {
+                text: POLICIES[usize::from(*which)].to_owned(),
+                replaces: None,
+                by: "cli".to_owned(),
+            }),
+            Step::Expire(n) => of(n).map(|node| Command::ExpireNode { node, at: Some(self.now) }),
+            Step::Renew(n) => of(n).map(|node| Command::ExpireNode { node, at: None }),
+            _ => None,
+        };
+        if let Some(command) = command {
+            let done = self.ask(command);
+            assert!(done.is_some() || !matches!(step, Step::Policy(_)), "every policy here is one");
+        }
+    }
+
+    fn joins(&mut self, n: u8) {
+        if self.node(n).is_some() {
+            return;
+        }
+        let hostinfo = Hostinfo { hostname: format!("n{n}"), ..Hostinfo::default() };
+        self.ask(Command::Register(Box::new(Registration {
+            machine_key: MachineKey::from_bytes([n + 1; 32]),
+            node_key: self.node_key(n),
+            old_node_key: None,
+            auth_key: Some(KEY),
+            expiry: None,
+            followup: None,
+            ephemeral: n == 4,
+            capability: 142,
+            hostinfo,
+            fresh_token: LoginToken(String::new()),
+        })));
+    }
+
+    fn reports(&mut self, n: u8, routable_ips: BTreeSet<Prefix>) {
+        let Some(node) = self.node(n) else { return };
+        let home = self.homes.get(&n).copied().unwrap_or(900);
+        let net_info = Some(NetInfo { preferred_derp: home, ..NetInfo::default() });
+        let hostinfo = Hostinfo { hostname: format!("n{n}"), routable_ips, net_info, ..Hostinfo::default() };
+        let endpoint = Endpoint { address: ([10, 0, 0, n], 1).into(), kind: EndpointKind::Local };
+        let disco_key = Some(DiscoKey::from_bytes([n; 32]));
+        let report = Report { capability: 142, disco_key, endpoints: vec![endpoint], hostinfo: Some(hostinfo) };
+        self.tell(Event::Reported(node, Box::new(report)));
+    }
+
+    fn approve(&mut self, n: u8, prefixes: BTreeSet<Prefix>, mode: ApproveMode) {
+        if let Some(node) = self.node(n) {
+            self.ask(Command::ApproveRoutes { node, prefixes, mode, by: Approver::Cli });
+        }
+    }
+
+    /// Time goes by, from one deadline to the next; the second election stops at its own too.
+    pub fn passes(&mut self, millis: u64) {
+        let end = self.now + Duration::from_millis(millis);
+        loop {
+            let own = self.tailnet.next_deadline().filter(|at| *at <= end);
+            let other = self.reference.next().map(Timestamp::from_millis).filter(|at| *at <= end);
+            let Some(at) = own.into_iter().chain(other).min() else { break };
+            self.now = at.max(self.now);
+            if own.is_some_and(|own| own <= self.now) {
+                let effects = self.tailnet.handle_deadline(self.now);
+                self.run(effects);
+                self.forget_the_deleted();
+            }
+            self.reference_follows();
+        }
+        self.now = end;
+    }
+
+    fn restarts(&mut self) {
+        let table = self.tailnet.routes();
+        let seats = elected().flat_map(|prefix| {
+            let all = table.seats_of(&prefix).flat_map(|(_, seat)| seat.carriers.iter().copied().chain([seat.node]));
+            all.collect::<Vec<_>>()
+        });
+        let primaries: BTreeSet<u64> = seats.map(NodeId::get).collect();
+        let loaded = Loaded {
+            nodes: self.nodes.values().cloned().collect(),
+            routes: self.routes.values().filter(|route| route.deleted_at.is_none()).cloned().collect(),
+            ..self.loaded.clone()
+        };
+        self.tailnet = Tailnet::new(settings(), loaded, self.now).unwrap();
+        self.open.clear();
+        self.reference.restarts(&primaries, self.now.as_millis());
+        self.tell(Event::Started);
+        self.connect_viewer();
+    }
+
+    /// An ephemeral node may have gone by itself; its machine joins again with another key.
+    fn forget_the_deleted(&mut self) {
+        for n in 0..NODES {
+            if self.node(n).is_none() && self.open.remove(&n).is_some() {
+                *self.generation.entry(n).or_default() += 1;
+            }
+        }
+    }
+}
+
+fn change(what: u8) -> PrefixChange {
+    let none = PrefixChange::default();
+    match what {
+        0 => PrefixChange { when_down: Change::Set(WhenDown::FallBack), ..none },
+        1 => PrefixChange { when_down: Change::Set(WhenDown::Keep), ..none },
+        2 => PrefixChange { on_withdraw: Change::Set(OnWithdraw::Keep), ..none },
+        3 => PrefixChange { on_withdraw: Change::Set(OnWithdraw::Disable), ..none },
+        4 => PrefixChange { spread: Change::Set(Spread::Region), ..none },
+        5 => PrefixChange { spread: Change::Set(Spread::Balance), ..none },
+        6 => PrefixChange { spread: Change::Set(Spread::Single), ..none },
+        7 => PrefixChange { failback: Change::Set(Failback::Never), ..none },
+        8 => PrefixChange { failback: Change::Set(Failback::After(Duration::from_secs(5))), ..none },
+        _ => PrefixChange {
+            when_down: Change::Reset,
+            on_withdraw: Change::Reset,
+            spread: Change::Reset,
+            failback: Change::Reset,
+        },
+    }
+}

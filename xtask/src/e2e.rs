@@ -6,6 +6,7 @@
 //! that was killed left behind is swept up by the next.
 
 mod clients;
+mod evidence;
 mod gaps;
 mod net;
 mod rig;
@@ -69,8 +70,11 @@ pub fn run(args: &E2eArgs) -> anyhow::Result<()> {
 
 /// Runs the tests.
 pub fn tests(args: &E2eArgs) -> anyhow::Result<Tally> {
-    let chosen: Vec<_> =
-        stories::ALL.iter().filter(|(name, _)| args.only.as_ref().is_none_or(|only| name.contains(only))).collect();
+    let chosen: Vec<_> = stories::ALL
+        .iter()
+        .chain(evidence::ALL)
+        .filter(|(name, _)| args.only.as_ref().is_none_or(|only| name.contains(only)))
+        .collect();
     if args.list {
         chosen.iter().for_each(|(name, _)| say(name));
         return Ok(Tally::default());

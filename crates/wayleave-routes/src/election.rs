@@ -28,7 +28,7 @@ pub enum Rank {
     /// A person took it out of service.
     Drained,
     /// Connected, but what is behind it is judged broken for this prefix.
-    Suspect,
+    Suspect(Cause),
     /// Convicted by evidence about the node.
     Down(Cause),
 }
@@ -40,7 +40,7 @@ impl Rank {
             Self::Steady => 0,
             Self::Flapping => 1,
             Self::Drained => 2,
-            Self::Suspect => 3,
+            Self::Suspect(_) => 3,
             Self::Down(_) => 4,
         }
     }
@@ -150,7 +150,7 @@ pub fn elect(incumbent: Incumbent, candidates: &[Candidate], terms: Terms, now: 
     if best.rank.class() < current.rank.class() {
         let because = match current.rank {
             Rank::Down(cause) => Because::IncumbentDown(cause),
-            Rank::Suspect => Because::IncumbentSuspect,
+            Rank::Suspect(cause) => Because::IncumbentSuspect(cause),
             Rank::Drained => Because::IncumbentDrained,
             Rank::Steady | Rank::Flapping => Because::IncumbentFlapping,
         };

@@ -81,7 +81,7 @@ impl fmt::Display for Rank {
             Self::Steady => f.write_str("steady"),
             Self::Flapping => f.write_str("flapping"),
             Self::Drained => f.write_str("drained"),
-            Self::Suspect => f.write_str("suspect"),
+            Self::Suspect(cause) => write!(f, "suspect: {cause}"),
             Self::Down(cause) => write!(f, "down: {cause}"),
         }
     }

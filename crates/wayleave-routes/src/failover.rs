@@ -2,27 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use wayleave_model::{NodeId, Prefix, SessionId, Timestamp};
+use wayleave_model::{NodeId, SessionId, Timestamp};
 
-use crate::election::Rank;
+use crate::evidence::{Testimony, Verdict};
 use crate::health::{Counts, Liveness};
 use crate::reason::Cause;
-use crate::table::{Effect, RouteTable, Timer};
+use crate::table::{Effect, Judgement, RouteTable, Timer};
 
 impl RouteTable {
     pub(crate) fn session_opened(&mut self, node: NodeId, session: SessionId, now: Timestamp, out: &mut Vec<Effect>) {
         let router = self.router(node, now);
         let was_up = router.health.is_up();
-        if !router.health.opened(session) {
-            return;
-        }
-        router.health.settle(router.facts.drained, now);
-        self.timers.stop(&Timer::Liveness(node));
-        self.mark_node(node);
-        if !was_up {
-            out.push(Effect::NodeUp(node));
-            self.tell_of(node, out);
-        }
+        let Some(lifted) = router.health.opened(session, now) else { return };
+        self.judged(node, lifted, was_up, now, out);
     }
 
     pub(crate) fn session_lost(
@@ -35,11 +27,11 @@ impl RouteTable {
     ) {
         let counts = self.counts(node);
         let Some(router) = self.routers.get_mut(&node) else { return };
-        if !router.health.lost(session, cause, now) {
+        if !router.health.lost(session, cause, now, &self.settings) {
             return;
         }
-        if matches!(router.health.liveness(), Liveness::Lost { .. }) {
-            self.timers.set(Timer::Liveness(node), now + self.settings.lost_after);
+        if router.health.is_doubted() && !router.prefixes.is_empty() {
+            out.push(Effect::AskWitnesses(node));
         }
         if counts == Counts::Yes {
             let was = router.health.flapping_until().is_some();
@@ -60,29 +52,58 @@ impl RouteTable {
         out: &mut Vec<Effect>,
     ) {
         let Some(router) = self.routers.get_mut(&node) else { return };
-        if router.health.silent(session, cause, now) {
-            self.convicted(node, cause, now, out);
-        }
+        let was_up = router.health.is_up();
+        let verdict = router.health.silent(session, cause, now, &self.settings.judging);
+        self.judged(node, verdict, was_up, now, out);
     }
 
     pub(crate) fn answered(&mut self, node: NodeId, session: SessionId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some(router) = self.routers.get_mut(&node) else { return };
-        if router.health.answered(session) {
-            out.push(Effect::NodeUp(node));
-            self.health_changed(node, now, out);
+        let was_up = router.health.is_up();
+        if let (true, lifted) = router.health.answered(session) {
+            self.judged(node, lifted, was_up, now, out);
+        }
+    }
+
+    /// Takes in what was found out about a router. One that is not known any more was deleted: what is told of it is late.
+    pub(crate) fn testimony(&mut self, node: NodeId, testimony: Testimony, now: Timestamp, out: &mut Vec<Effect>) {
+        let judging = &self.settings.judging;
+        let Some(router) = self.routers.get_mut(&node) else { return };
+        let was_up = router.health.is_up();
+        match testimony {
+            Testimony::Doubted(session) => {
+                if router.health.session() == Some(session) && !router.prefixes.is_empty() {
+                    out.push(Effect::AskWitnesses(node));
+                }
+            }
+            Testimony::Alive { asked_at } => {
+                if router.health.alive(asked_at, &self.settings) {
+                    self.health_changed(node, now, out);
+                }
+            }
+            Testimony::Echo { session, answered, due } => {
+                let late = judging.is_late(due, now);
+                let verdict = router.health.echoed(session, answered, late, now, judging);
+                if verdict.is_some() {
+                    self.judged(node, verdict, was_up, now, out);
+                }
+            }
+            Testimony::Probe(round) => {
+                let verdict = router.health.probed(round, now, judging);
+                if verdict.is_some() {
+                    self.judged(node, verdict, was_up, now, out);
+                }
+            }
+            Testimony::Endpoints(endpoints) => self.endpoints_reported(node, endpoints),
+            Testimony::Path(round) => self.path_checked(node, round, now, out),
         }
     }
 
     pub(crate) fn liveness_over(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let in_grace = matches!(router.health.liveness(), Liveness::Grace { .. });
-        let Some(cause) = router.health.time_over(now) else { return };
-        if in_grace {
-            out.push(Effect::NodeDown(node, cause));
-            self.health_changed(node, now, out);
-        } else {
-            self.convicted(node, cause, now, out);
-        }
+        let was_up = router.health.is_up();
+        let verdicts = router.health.time_over(now, &self.settings.judging);
+        self.judged(node, verdicts, was_up, now, out);
     }
 
     pub(crate) fn flapping_over(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
@@ -95,11 +116,11 @@ impl RouteTable {
     pub(crate) fn give_grace(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let until = now + self.settings.starting;
         let Some(router) = self.routers.get_mut(&node) else { return };
-        router.health.give_grace(until);
-        if matches!(router.health.liveness(), Liveness::Grace { .. }) {
-            self.timers.set(Timer::Liveness(node), until);
+        let was_up = router.health.is_up();
+        match router.health.give_grace(until) {
+            Some(lifted) => self.judged(node, lifted, was_up, now, out),
+            None => self.health_changed(node, now, out),
         }
-        self.health_changed(node, now, out);
     }
 
     pub(crate) fn common_loss(&mut self, node: NodeId, since: Timestamp, now: Timestamp, out: &mut Vec<Effect>) {
@@ -121,16 +142,39 @@ impl RouteTable {
         }
     }
 
-    fn convicted(&mut self, node: NodeId, cause: Cause, now: Timestamp, out: &mut Vec<Effect>) {
-        out.push(Effect::NodeDown(node, cause));
+    /// Tells of verdicts about a node, and of what they come to: it is down now, or up again.
+    fn judged(
+        &mut self,
+        node: NodeId,
+        verdicts: impl IntoIterator<Item = Verdict>,
+        was_up: bool,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
         let counts = self.counts(node);
         let Some(router) = self.routers.get_mut(&node) else { return };
-        if counts == Counts::Yes {
-            let was = router.health.flapping_until().is_some();
-            if router.health.count_down(now, &self.settings) && !was {
-                out.push(Effect::Flapping(node));
+        let mut not_back = false;
+        for verdict in verdicts {
+            not_back |= verdict.cause() == Cause::NotBack;
+            // That a node has not been seen yet is no evidence that anybody waits to be rid of.
+            if verdict.cause() != Cause::NotSeen {
+                out.push(Effect::Judged(Judgement { node, prefix: None, verdict }));
             }
-            out.push(Effect::FlapsChanged(node));
+        }
+        match (was_up, router.health.liveness()) {
+            (true, Liveness::Down { cause, .. }) => {
+                out.push(Effect::NodeDown(node, cause));
+                if counts == Counts::Yes && !not_back {
+                    let was = router.health.flapping_until().is_some();
+                    if router.health.count_down(now, &self.settings) && !was {
+                        out.push(Effect::Flapping(node));
+                    }
+                    out.push(Effect::FlapsChanged(node));
+                }
+            }
+            (false, Liveness::Up | Liveness::Doubted { .. } | Liveness::Grace { .. }) => out.push(Effect::NodeUp(node)),
+            (true, Liveness::Up | Liveness::Doubted { .. } | Liveness::Grace { .. })
+            | (false, Liveness::Down { .. }) => {}
         }
         self.health_changed(node, now, out);
     }
@@ -142,20 +186,19 @@ impl RouteTable {
             Some(until) => self.timers.set(Timer::Flapping(node), until),
             None => self.timers.stop(&Timer::Flapping(node)),
         }
+        match router.health.next_deadline() {
+            Some(at) => self.timers.set(Timer::Liveness(node), at),
+            None => self.timers.stop(&Timer::Liveness(node)),
+        }
         self.mark_node(node);
         self.tell_of(node, out);
     }
 
     /// What viewers see of this node's routes may have changed: its rank did.
-    fn tell_of(&self, node: NodeId, out: &mut Vec<Effect>) {
+    pub(crate) fn tell_of(&self, node: NodeId, out: &mut Vec<Effect>) {
         if self.routers.get(&node).is_some_and(|router| !router.prefixes.is_empty()) {
             out.push(Effect::RoutesOf(node));
         }
-    }
-
-    /// How good a node is for a prefix now. `None`: it is not known.
-    pub fn rank_for(&self, node: NodeId, _prefix: &Prefix) -> Option<Rank> {
-        self.rank(node)
     }
 
     /// Whether the key of this node has expired, as the table was told.
@@ -167,7 +210,7 @@ impl RouteTable {
     pub fn down_cause(&self, node: NodeId) -> Option<Cause> {
         match self.liveness(node)? {
             Liveness::Down { cause, .. } => Some(cause),
-            Liveness::Grace { .. } | Liveness::Up | Liveness::Lost { .. } => None,
+            Liveness::Grace { .. } | Liveness::Up | Liveness::Doubted { .. } => None,
         }
     }
 }

@@ -2,23 +2,31 @@
 //!
 //! # States
 //!
-//! | state | counts as | ends |
-//! |---|---|---|
-//! | `Grace` | up | when it opens a session, or at its end: down, "not back in time" |
-//! | `Up` | up | when its newest stream is lost, or a session's watch convicts it |
-//! | `Lost` | up | when it opens a session, or 500 ms later: down, with what ended the stream |
-//! | `Down` | down | when it opens a session; a conviction for silence also when that session answers |
+//! A node is down while a conviction stands against it that counts (see [`crate::evidence`]), and up otherwise. What it has been accused of
+//! but is not convicted of yet is a *doubt*: its stream was lost less than 500 ms ago, or it is silent and its witnesses still reach it.
+//! A doubt becomes a conviction when its time is over. Each answer to a witness that was asked after the loss gives it more time, for at most
+//! 30 s in all: clients keep their path while only control is cut off.
 //!
-//! Only the newest session counts: what is told of an older one changes nothing. `Grace` is given to primaries after a start,
-//! and to nodes lost in a common loss. Down three times in ten minutes, or five sessions lost in one, makes a node flapping until ten
-//! minutes after the last; what happens while it is drained or in a grace does not count.
+//! | what happens | what it does |
+//! |---|---|
+//! | it opens a session | doubts end; what stands by its streams, PINGs and echoes is lifted, and misses are forgotten |
+//! | its newest stream is lost | a doubt of 500 ms |
+//! | its newest session is silent | a conviction; where a witness reached it since the silence began, a doubt |
+//! | that session is heard again | that doubt ends, that conviction is lifted |
+//! | an echo is not answered, twice in a row, by a session that answered one before | a conviction; an answered one lifts it |
+//! | most witnesses don't reach it, in two rounds, the first of them 10 s after it opened its session or after one did | a conviction; a round in which at least half do lifts it |
+//! | it is given a grace (it was primary at a start, or was lost in a common loss) | up without a session until it opens one, or the grace is over |
+//!
+//! Only the newest session counts: what is told of an older one changes nothing. Down three times in ten minutes, or five sessions lost in
+//! one, makes a node flapping until ten minutes after the last; what happens while it is drained or in a grace does not count.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use wayleave_model::{FlapRow, NodeId, SessionId, Timestamp};
 
 use crate::election::Rank;
+use crate::evidence::{Convictions, Judging, Kind, Mode, ProbeRound, Verdict};
 use crate::reason::Cause;
 use crate::table::Settings;
 
@@ -32,12 +40,14 @@ pub enum Liveness {
     },
     /// Its newest stream is open, and it answers.
     Up,
-    /// Its newest stream is gone, but not for long enough.
-    Lost {
-        /// What ended the stream.
+    /// It was lost or is silent, but counts as up until then: not long enough yet, or its witnesses still reach it.
+    Doubted {
+        /// What it is accused of.
         cause: Cause,
-        /// When.
+        /// Since when.
         at: Timestamp,
+        /// When the doubt becomes a conviction, if nothing is heard of it.
+        until: Timestamp,
     },
     /// Convicted.
     Down {
@@ -48,12 +58,38 @@ pub enum Liveness {
     },
 }
 
+/// An accusation that is no conviction yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Doubt {
+    cause: Cause,
+    /// When it was lost, or fell silent.
+    at: Timestamp,
+    /// When it is convicted.
+    until: Timestamp,
+}
+
 /// The health of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
-    /// The newest session that was opened and not lost since. While it is set, `liveness` is `Up` or `Down`.
+    /// The newest session that was opened and not lost since.
     session: Option<SessionId>,
-    liveness: Liveness,
+    /// Set only while there is no session.
+    grace: Option<Timestamp>,
+    /// At most one of each kind, and none of a kind by which it stands convicted.
+    doubts: BTreeMap<Kind, Doubt>,
+    convictions: Convictions,
+    /// When the last witness was asked that reached it.
+    alive_at: Option<Timestamp>,
+    /// This session answered an echo. Only then can it fail to: some clients are built without the part that answers.
+    echoes: bool,
+    /// Echoes of this session in a row that were not answered.
+    echo_misses: u32,
+    /// When the newest session was opened, until a witness reached the node: silence does not count for some time.
+    settling: Option<Timestamp>,
+    /// Rounds in a row in which most witnesses were silent.
+    probe_misses: u32,
+    /// Since when nobody could testify; `None` while somebody can.
+    unwitnessed_since: Option<Timestamp>,
     downs: VecDeque<Timestamp>,
     losses: VecDeque<Timestamp>,
     flapping_until: Option<Timestamp>,
@@ -83,10 +119,20 @@ pub(crate) enum Counts {
 
 impl Health {
     /// A node that was never seen, or not since the server started.
-    pub(crate) const fn unseen(now: Timestamp) -> Self {
+    pub(crate) fn unseen(now: Timestamp) -> Self {
+        let mut convictions = Convictions::default();
+        convictions.convict(Cause::NotSeen, Mode::Act, now);
         Self {
             session: None,
-            liveness: Liveness::Down { cause: Cause::NotSeen, at: now },
+            grace: None,
+            doubts: BTreeMap::new(),
+            convictions,
+            alive_at: None,
+            echoes: false,
+            echo_misses: 0,
+            settling: None,
+            probe_misses: 0,
+            unwitnessed_since: None,
             downs: VecDeque::new(),
             losses: VecDeque::new(),
             flapping_until: None,
@@ -95,12 +141,40 @@ impl Health {
         }
     }
 
-    pub(crate) const fn liveness(&self) -> Liveness {
-        self.liveness
+    pub(crate) fn liveness(&self) -> Liveness {
+        if let Some(conviction) = self.convictions.acting() {
+            return Liveness::Down { cause: conviction.cause, at: conviction.at };
+        }
+        if let Some(until) = self.grace {
+            return Liveness::Grace { until };
+        }
+        match self.doubts.values().min_by_key(|doubt| doubt.until) {
+            Some(Doubt { cause, at, until }) => Liveness::Doubted { cause: *cause, at: *at, until: *until },
+            None => Liveness::Up,
+        }
     }
 
-    pub(crate) const fn is_up(&self) -> bool {
-        !matches!(self.liveness, Liveness::Down { .. })
+    pub(crate) const fn convictions(&self) -> &Convictions {
+        &self.convictions
+    }
+
+    pub(crate) const fn session(&self) -> Option<SessionId> {
+        self.session
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.convictions.acting().is_none()
+    }
+
+    /// Whether witnesses are to look at it: one without a session that nobody doubts is known to be gone, and is left alone, so that nobody
+    /// keeps a handshake with it waiting when it comes back.
+    pub(crate) fn wants_probe(&self) -> bool {
+        self.session.is_some() || self.grace.is_some() || self.convictions.of(Kind::Probe).is_some()
+    }
+
+    /// Whether it is accused of something that its witnesses may answer.
+    pub(crate) fn is_doubted(&self) -> bool {
+        !self.doubts.is_empty()
     }
 
     pub(crate) const fn steady_since(&self) -> Option<Timestamp> {
@@ -112,72 +186,177 @@ impl Health {
     }
 
     pub(crate) fn rank(&self, drained: bool) -> Rank {
-        match self.liveness {
-            Liveness::Down { cause, .. } => Rank::Down(cause),
-            Liveness::Grace { .. } | Liveness::Up | Liveness::Lost { .. } if drained => Rank::Drained,
-            Liveness::Grace { .. } | Liveness::Up | Liveness::Lost { .. } if self.flapping_until.is_some() => {
-                Rank::Flapping
-            }
-            Liveness::Grace { .. } | Liveness::Up | Liveness::Lost { .. } => Rank::Steady,
+        match self.convictions.acting() {
+            Some(conviction) => Rank::Down(conviction.cause),
+            None if drained => Rank::Drained,
+            None if self.flapping_until.is_some() => Rank::Flapping,
+            None => Rank::Steady,
         }
     }
 
-    /// A newer session opened. An older or the same one changes nothing.
-    pub(crate) fn opened(&mut self, session: SessionId) -> bool {
+    /// When a doubt or a grace is over.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.doubts.values().map(|doubt| doubt.until).chain(self.grace).min()
+    }
+
+    /// A newer session opened. `None`: an older or the same one, which changes nothing.
+    pub(crate) fn opened(&mut self, session: SessionId, now: Timestamp) -> Option<Vec<Verdict>> {
         if self.session.is_some_and(|newest| newest >= session) {
-            return false;
+            return None;
         }
         self.session = Some(session);
-        self.liveness = Liveness::Up;
-        true
+        self.settling = Some(now);
+        self.probe_misses = 0;
+        Some(self.forget_session())
     }
 
     /// The newest session was lost. Returns whether it was the newest.
-    pub(crate) fn lost(&mut self, session: SessionId, cause: Cause, now: Timestamp) -> bool {
+    pub(crate) fn lost(&mut self, session: SessionId, cause: Cause, now: Timestamp, settings: &Settings) -> bool {
         if self.session != Some(session) {
             return false;
         }
         self.session = None;
-        if self.is_up() {
-            self.liveness = Liveness::Lost { cause, at: now };
+        self.echo_misses = 0;
+        if settings.judging.mode(Kind::Stream) != Mode::Off {
+            self.doubts.insert(Kind::Stream, Doubt { cause, at: now, until: now + settings.lost_after });
         }
         true
     }
 
-    /// The newest session is silent. Returns whether that convicted the node.
-    pub(crate) fn silent(&mut self, session: SessionId, cause: Cause, now: Timestamp) -> bool {
-        let convicts = self.session == Some(session) && self.is_up();
-        if convicts {
-            self.liveness = Liveness::Down { cause, at: now };
+    /// The newest session is silent: it is convicted, unless a witness reached it since the silence began.
+    pub(crate) fn silent(
+        &mut self,
+        session: SessionId,
+        cause: Cause,
+        now: Timestamp,
+        judging: &Judging,
+    ) -> Option<Verdict> {
+        let known = self.doubts.contains_key(&Kind::Ping) || self.convictions.of(Kind::Ping).is_some();
+        if self.session != Some(session) || known {
+            return None;
         }
-        convicts
+        let at = now - judging.ping_deadline;
+        let alive_at = self.alive_at.filter(|alive_at| *alive_at > at);
+        let held = alive_at.map(|alive_at| (alive_at + judging.hold_lasts).min(at + judging.hold_most));
+        if let Some(until) = held.filter(|until| *until > now && judging.mode(Kind::Ping) != Mode::Off) {
+            self.doubts.insert(Kind::Ping, Doubt { cause, at, until });
+            return None;
+        }
+        self.convictions.convict(cause, judging.mode(Kind::Ping), now)
     }
 
-    /// The newest session, convicted for silence, answered. Returns whether that acquitted the node.
-    pub(crate) fn answered(&mut self, session: SessionId) -> bool {
-        let acquits = self.session == Some(session) && !self.is_up();
-        if acquits {
-            self.liveness = Liveness::Up;
+    /// The newest session, which was silent, answered. Returns whether that changed anything, and what it lifted.
+    pub(crate) fn answered(&mut self, session: SessionId) -> (bool, Option<Verdict>) {
+        if self.session != Some(session) {
+            return (false, None);
         }
-        acquits
+        let doubted = self.doubts.remove(&Kind::Ping).is_some();
+        let lifted = self.convictions.acquit(Kind::Ping);
+        (doubted || lifted.is_some(), lifted)
     }
 
-    /// The time that a loss or a grace allows is over. Returns the cause if that convicted the node.
-    pub(crate) fn time_over(&mut self, now: Timestamp) -> Option<Cause> {
-        let cause = match self.liveness {
-            Liveness::Grace { .. } => Cause::NotBack,
-            Liveness::Lost { cause, .. } => cause,
-            Liveness::Up | Liveness::Down { .. } => return None,
-        };
-        self.liveness = Liveness::Down { cause, at: now };
-        Some(cause)
+    /// A witness that was asked then reached it. Returns whether that gave a doubt more time.
+    pub(crate) fn alive(&mut self, asked_at: Timestamp, settings: &Settings) -> bool {
+        self.alive_at = self.alive_at.max(Some(asked_at));
+        let judging = &settings.judging;
+        let mut changed = false;
+        for doubt in self.doubts.values_mut().filter(|doubt| asked_at > doubt.at) {
+            // A process that is about to end may still answer for a moment after its stream did.
+            let lasts = judging.hold_lasts.min(settings.lost_after + asked_at.since(doubt.at));
+            let until = (asked_at + lasts).min(doubt.at + judging.hold_most);
+            changed |= until > doubt.until;
+            doubt.until = doubt.until.max(until);
+        }
+        changed
     }
 
-    /// Counts as up until then, if it has no session.
-    pub(crate) fn give_grace(&mut self, until: Timestamp) {
-        if self.session.is_none() {
-            self.liveness = Liveness::Grace { until };
+    /// An echo of the newest session was answered, or not.
+    pub(crate) fn echoed(
+        &mut self,
+        session: SessionId,
+        answered: bool,
+        late: bool,
+        now: Timestamp,
+        judging: &Judging,
+    ) -> Option<Verdict> {
+        if self.session != Some(session) {
+            return None;
         }
+        if answered {
+            self.echoes = true;
+            self.echo_misses = 0;
+            return self.convictions.acquit(Kind::Echo);
+        }
+        if !late && self.echoes {
+            self.echo_misses = self.echo_misses.saturating_add(1);
+        }
+        if self.echo_misses < judging.echo_misses {
+            return None;
+        }
+        self.convictions.convict(Cause::EchoUnanswered, judging.mode(Kind::Echo), now)
+    }
+
+    /// A round of probes is over.
+    ///
+    /// Silence counts only for one that had the same session all the while, or is in its grace: that one without a session is silent is no
+    /// news, and what was asked before a reconnect says nothing of what came after.
+    pub(crate) fn probed(&mut self, round: ProbeRound, now: Timestamp, judging: &Judging) -> Option<Verdict> {
+        let ProbeRound { session, due, answered, silent } = round;
+        if answered + silent == 0 {
+            let since = *self.unwitnessed_since.get_or_insert(now);
+            // Nobody knows: it can't be convicted, and what stands has nobody left who could lift it.
+            return if now.since(since) >= judging.forget_after { self.convictions.acquit(Kind::Probe) } else { None };
+        }
+        self.unwitnessed_since = None;
+        if answered >= silent {
+            self.settling = None;
+            self.probe_misses = 0;
+            return self.convictions.acquit(Kind::Probe);
+        }
+        let same = session == self.session && (session.is_some() || self.grace.is_some());
+        let settles = self.settling.is_some_and(|opened_at| now.since(opened_at) < judging.probe_settle);
+        if !same || settles || judging.is_late(due, now) {
+            return None;
+        }
+        self.probe_misses = self.probe_misses.saturating_add(1);
+        if self.probe_misses < judging.probe_rounds {
+            return None;
+        }
+        self.convictions.convict(Cause::WitnessesSilent, judging.mode(Kind::Probe), now)
+    }
+
+    /// Time is over for doubts and a grace. Returns what it is convicted of by that.
+    pub(crate) fn time_over(&mut self, now: Timestamp, judging: &Judging) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        if self.grace.is_some_and(|until| until <= now) {
+            self.grace = None;
+            verdicts.extend(self.convictions.convict(Cause::NotBack, Mode::Act, now));
+        }
+        while let Some((kind, doubt)) = self.doubts.iter().find(|(_, doubt)| doubt.until <= now) {
+            let (kind, cause) = (*kind, doubt.cause);
+            self.doubts.remove(&kind);
+            verdicts.extend(self.convictions.convict(cause, judging.mode(kind), now));
+        }
+        verdicts
+    }
+
+    /// Counts as up until then, if it has no session. `None`: it has one.
+    pub(crate) fn give_grace(&mut self, until: Timestamp) -> Option<Vec<Verdict>> {
+        if self.session.is_some() {
+            return None;
+        }
+        let lifted = self.forget_session();
+        self.grace = Some(until);
+        Some(lifted)
+    }
+
+    /// What is known of an older session, or of its absence, is known no more.
+    fn forget_session(&mut self) -> Vec<Verdict> {
+        self.grace = None;
+        self.echoes = false;
+        self.echo_misses = 0;
+        self.doubts.clear();
+        [Kind::Stream, Kind::Ping, Kind::Echo].into_iter().filter_map(|kind| self.convictions.acquit(kind)).collect()
     }
 
     /// Remembers a conviction or a lost session. Returns whether the node is flapping by it.
@@ -251,7 +430,7 @@ impl Health {
         match (self.rank(drained), self.steady_since) {
             (Rank::Steady, None) => self.steady_since = Some(now),
             (Rank::Steady, Some(_)) => {}
-            (Rank::Flapping | Rank::Drained | Rank::Suspect | Rank::Down(_), _) => self.steady_since = None,
+            (Rank::Flapping | Rank::Drained | Rank::Suspect(_) | Rank::Down(_), _) => self.steady_since = None,
         }
     }
 }
@@ -279,6 +458,8 @@ pub struct Observation {
 /// What a watch found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
+    /// The session has not been heard for half of the time that convicts.
+    Doubtful,
     /// The session is silent, by this evidence.
     Silent(Cause),
     /// The session that was silent has been heard again.
@@ -296,6 +477,8 @@ pub struct PingWatch {
     late: Duration,
     /// Silence before this moment is the server's own fault.
     blind_until: Timestamp,
+    /// The doubt was told; cleared when the session is heard.
+    doubted: bool,
     convicted_at: Option<Timestamp>,
 }
 
@@ -303,7 +486,7 @@ impl PingWatch {
     /// A watch over a session that has just opened. `deadline` is how long silence must last; a look more than `late` behind its
     /// time is the server's own lateness.
     pub const fn new(deadline: Duration, late: Duration, now: Timestamp) -> Self {
-        Self { deadline, late, blind_until: now, convicted_at: None }
+        Self { deadline, late, blind_until: now, doubted: false, convicted_at: None }
     }
 
     /// Whether the session stands convicted.
@@ -321,13 +504,20 @@ impl PingWatch {
                 return None;
             }
             self.convicted_at = None;
+            self.doubted = false;
             return Some(Silence::Heard);
         }
-        let lasted = |since: Timestamp| now.since(since.max(seen.heard_at).max(self.blind_until)) >= self.deadline;
-        let cause = match (seen.ping_acked_at, seen.unacked_since) {
-            (Some(since), _) if lasted(since) => Cause::PingUnanswered,
-            (_, Some(since)) if lasted(since) => Cause::TcpStalled,
-            (Some(_) | None, Some(_) | None) => return None,
+        let lasted = |since: Timestamp| now.since(since.max(seen.heard_at).max(self.blind_until));
+        let evidence = [
+            seen.ping_acked_at.map(|since| (lasted(since), Cause::PingUnanswered)),
+            seen.unacked_since.map(|since| (lasted(since), Cause::TcpStalled)),
+        ];
+        let longest = evidence.iter().flatten().map(|(lasted, _)| *lasted).max().unwrap_or_default();
+        let convicting = evidence.into_iter().flatten().find(|(lasted, _)| *lasted >= self.deadline);
+        let Some((_, cause)) = convicting else {
+            let doubtful = longest * 2 >= self.deadline && longest > Duration::ZERO;
+            let told = std::mem::replace(&mut self.doubted, doubtful);
+            return (doubtful && !told).then_some(Silence::Doubtful);
         };
         self.convicted_at = Some(now);
         Some(Silence::Silent(cause))

@@ -12,8 +12,9 @@
 //! # The life of a router
 //!
 //! [`health`] keeps what is known of each node's liveness. A node whose newest map stream was lost still counts as up for
-//! 500 ms; a node that is silent to PINGs is convicted by [`PingWatch`], which a session owns and feeds. A conviction stands until
-//! proof to the contrary of the same kind. After a start, and after a loss that so many suffered at once that it is the server's
+//! 500 ms; a node that is silent to PINGs is convicted by [`PingWatch`], which a session owns and feeds. What others saw of it comes as
+//! [`Testimony`]. A conviction stands until proof to the contrary of the same kind ([`evidence`]); one about a single route makes that
+//! route suspect ([`endpoint`], [`path_check`]). After a start, and after a loss that so many suffered at once that it is the server's
 //! own, primaries that have not come back yet still count as up for a while.
 //!
 //! # The choice
@@ -24,25 +25,33 @@
 
 pub mod approval;
 pub mod election;
+pub mod endpoint;
+pub mod evidence;
 mod explain;
 mod failover;
 mod fall_back;
 pub mod health;
 mod invariants;
+pub mod path_check;
 mod reason;
 mod seats;
 pub mod spread;
 mod state;
 mod steered;
+mod suspicion;
 mod table;
 mod terms;
+pub mod witness;
 
 pub use election::{Candidate, Decision, Incumbent, Pending, Primary, Rank, Terms, elect};
+pub use endpoint::Endpoints;
+pub use evidence::{Conviction, Convictions, Judging, Kind, Mode, ModeError, ProbeRound, Testimony, Verdict};
 pub use explain::{Explanation, Standing, WhyNot};
 pub use health::{Liveness, Observation, PingWatch, Silence};
 pub use invariants::Broken;
+pub use path_check::{PathOutcome, PathRound, Role};
 pub use reason::{Because, Cause, Gone, router_fault};
 pub use seats::Seat;
 pub use state::{RouteState, StateError, StateWord};
 pub use steered::{Electorate, Group, SteeredChange};
-pub use table::{Effect, Input, NodeFacts, PrimaryChange, Restored, RouteTable, Settings};
+pub use table::{Effect, Input, Judgement, NodeFacts, PrimaryChange, Restored, RouteTable, Settings};

@@ -4,7 +4,9 @@ use std::fmt;
 
 use wayleave_model::Approver;
 
-/// What convicted a router: the evidence behind "down" (design.md 4).
+use crate::evidence::Kind;
+
+/// What convicted a router: the evidence behind "down" and "suspect" (design.md 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     /// The connection that carried its newest map stream was closed (FIN, RST, TLS alert), and no new one came in time.
@@ -15,6 +17,14 @@ pub enum Cause {
     PingUnanswered,
     /// TCP acknowledged nothing of what was waiting.
     TcpStalled,
+    /// The client's process did not answer requests while its kernel did.
+    EchoUnanswered,
+    /// Most of its witnesses did not reach it through the tailnet.
+    WitnessesSilent,
+    /// It reported an address of its own inside the prefix, and has none there any more.
+    EndpointGone,
+    /// What is behind it did not answer the path check.
+    PathCheckMissed,
     /// It did not come back within the time that a start, or a common loss, allows.
     NotBack,
     /// It has not opened a session since the server started, and was no primary.
@@ -29,8 +39,24 @@ impl Cause {
             Self::StreamEnded => "stream ended",
             Self::PingUnanswered => "ping unanswered",
             Self::TcpStalled => "nothing acknowledged",
+            Self::EchoUnanswered => "echo unanswered",
+            Self::WitnessesSilent => "witnesses silent",
+            Self::EndpointGone => "own address gone",
+            Self::PathCheckMissed => "path check missed",
             Self::NotBack => "not back in time",
             Self::NotSeen => "not seen since start",
+        }
+    }
+
+    /// The kind of evidence that it is, and that lifts it.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::ConnectionClosed | Self::StreamEnded | Self::NotBack | Self::NotSeen => Kind::Stream,
+            Self::PingUnanswered | Self::TcpStalled => Kind::Ping,
+            Self::EchoUnanswered => Kind::Echo,
+            Self::WitnessesSilent => Kind::Probe,
+            Self::EndpointGone => Kind::Endpoint,
+            Self::PathCheckMissed => Kind::Path,
         }
     }
 }
@@ -99,7 +125,7 @@ pub enum Because {
     /// The incumbent was drained by a person.
     IncumbentDrained,
     /// The incumbent is judged broken for this prefix.
-    IncumbentSuspect,
+    IncumbentSuspect(Cause),
     /// The incumbent is down.
     IncumbentDown(Cause),
     /// The incumbent is no candidate any more.
@@ -124,7 +150,7 @@ impl fmt::Display for Because {
             Self::BetterRank => f.write_str("better rank"),
             Self::IncumbentFlapping => f.write_str("incumbent flapping"),
             Self::IncumbentDrained => f.write_str("incumbent drained"),
-            Self::IncumbentSuspect => f.write_str("incumbent suspect"),
+            Self::IncumbentSuspect(cause) => write!(f, "incumbent suspect: {cause}"),
             Self::IncumbentDown(cause) => write!(f, "incumbent down: {cause}"),
             Self::IncumbentGone(gone) => write!(f, "incumbent gone: {gone}"),
             Self::MovedBy(who) => write!(f, "moved by {who}"),

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use wayleave_model::{Approver, NodeId, Prefix, SeatHolder, SeatRow, Spread, Timestamp};
 
-use crate::election::{Candidate, Incumbent, Pending, Rank, elect};
+use crate::election::{Candidate, Incumbent, Pending, elect};
 use crate::fall_back;
 use crate::health::Liveness;
 use crate::reason::{Because, Gone};
@@ -135,6 +135,8 @@ impl RouteTable {
     /// Decides every dirty prefix again, in prefix order.
     pub(crate) fn decide(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         while let Some(prefix) = self.dirty.pop_first() {
+            self.judge_endpoints(prefix, now, out);
+            self.judge_paths(prefix, now, out);
             let candidates = self.candidates(&prefix);
             self.decide_seat(prefix, None, &candidates, now, out);
             let groups = self.electorates.iter().filter(|(_, electorate)| electorate.prefixes.contains(&prefix));
@@ -170,7 +172,7 @@ impl RouteTable {
         let primary = decision.primary.map(|primary| (primary.node, primary.because));
         self.put_seat(prefix, group, primary, now, out);
         let wants = self.prefix_settings(&prefix);
-        let up = |node: NodeId| matches!(self.liveness(node), Some(Liveness::Up | Liveness::Lost { .. }));
+        let up = |node: NodeId| matches!(self.liveness(node), Some(Liveness::Up | Liveness::Doubted { .. }));
         let (fallen_back, back_at) = fall_back::judge(
             wants.when_down,
             before.as_ref().is_some_and(|seat| seat.fallen_back),
@@ -266,10 +268,10 @@ impl RouteTable {
         self.holders(prefix)
             .filter(|node| self.why_no_candidate(*node, prefix).is_none())
             .filter_map(|node| {
-                let rank = self.rank_for(node, prefix)?;
-                let steady_since = self.routers.get(&node)?.health.steady_since();
+                let router = self.routers.get(&node)?;
                 let priority = self.row_of(node, prefix)?.priority;
-                Some(Candidate { node, rank, priority, steady_since: steady_since.filter(|_| rank == Rank::Steady) })
+                let steady_since = router.steady_since_for(prefix);
+                Some(Candidate { node, rank: router.rank_for(prefix), priority, steady_since })
             })
             .collect()
     }

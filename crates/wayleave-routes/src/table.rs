@@ -1,6 +1,7 @@
 //! The table of routes: rows, routers, primaries, and the deadlines that belong to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use wayleave_model::{
@@ -9,10 +10,13 @@ use wayleave_model::{
 };
 
 use crate::election::Rank;
+use crate::endpoint::Endpoints;
+use crate::evidence::{Judging, Testimony, Verdict};
 use crate::health::{Counts, Health, Liveness};
 use crate::reason::{Because, Cause};
 use crate::seats::Seat;
 use crate::steered::{Electorate, Group, SteeredChange};
+use crate::suspicion::Suspicion;
 
 /// Times and counts that the table decides by. All are configuration; the defaults are those of design.md 3 and 4.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct Settings {
     pub flap_loss_window: Duration,
     /// How long after the last of these a node still counts as flapping. 10 min.
     pub flap_hold: Duration,
+    /// How evidence is judged.
+    pub judging: Judging,
 }
 
 impl Default for Settings {
@@ -52,6 +58,7 @@ impl Default for Settings {
             flap_losses: 5,
             flap_loss_window: Duration::from_secs(60),
             flap_hold: Duration::from_secs(600),
+            judging: Judging::default(),
         }
     }
 }
@@ -107,6 +114,10 @@ pub enum Input {
     Answered(NodeId, SessionId),
     /// These nodes lost their sessions since then, together with so many others that it is the server's side.
     CommonLoss(BTreeSet<NodeId>, Timestamp),
+    /// Something was found out about a node.
+    Evidence(NodeId, Testimony),
+    /// These prefixes have path checks with these targets, and no others do.
+    PathChecks(BTreeMap<Prefix, IpAddr>),
     /// These groups elect for these prefixes, and no others do.
     Electorates(BTreeMap<Group, Electorate>),
     /// The server started: rows, primaries and nodes are as they were; nobody has a session yet.
@@ -120,7 +131,11 @@ pub enum Effect {
     PrimaryChanged(PrimaryChange),
     /// A prefix moved within a group that a grant steers through.
     SteeredChanged(SteeredChange),
-    /// A node was convicted.
+    /// A conviction was made, written down, or lifted.
+    Judged(Judgement),
+    /// A node that has routes was lost, or seems so: its witnesses are to be asked at once, and for as long as it is doubted.
+    AskWitnesses(NodeId),
+    /// A node is down: the first conviction that counts stands.
     NodeDown(NodeId, Cause),
     /// A node that was down is up.
     NodeUp(NodeId),
@@ -160,10 +175,21 @@ pub struct PrimaryChange {
     pub because: Because,
 }
 
+/// What changed of what stands against a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whom it concerns.
+    pub node: NodeId,
+    /// The prefix that it is suspect for; `None`: it concerns the node as a whole.
+    pub prefix: Option<Prefix>,
+    /// What changed.
+    pub verdict: Verdict,
+}
+
 /// One deadline for each.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// A lost stream's, or a grace's, time is over.
+    /// The time of a doubt, or of a grace, is over.
     Liveness(NodeId),
     /// Ten quiet minutes are over.
     Flapping(NodeId),
@@ -181,6 +207,10 @@ pub(crate) struct Router {
     pub(crate) facts: NodeFacts,
     pub(crate) health: Health,
     pub(crate) prefixes: BTreeMap<Prefix, RouteId>,
+    /// What it last reported; empty until it did.
+    pub(crate) endpoints: Endpoints,
+    /// What is known against its routes, each by itself.
+    pub(crate) suspicions: BTreeMap<Prefix, Suspicion>,
 }
 
 /// Routes, routers and primaries of one tailnet. See the crate's text.
@@ -198,6 +228,8 @@ pub struct RouteTable {
     pub(crate) electorates: BTreeMap<Group, Electorate>,
     /// What a person set, for one prefix or for all. None of them is empty.
     pub(crate) overrides: BTreeMap<Option<Prefix>, PrefixOverrides>,
+    /// What is checked behind the routers of a prefix.
+    pub(crate) path_checks: BTreeMap<Prefix, IpAddr>,
     /// Prefixes to be decided again before the call returns.
     pub(crate) dirty: BTreeSet<Prefix>,
     pub(crate) timers: Timers<Timer>,
@@ -214,6 +246,7 @@ impl RouteTable {
             seats: BTreeMap::new(),
             electorates: BTreeMap::new(),
             overrides: BTreeMap::new(),
+            path_checks: BTreeMap::new(),
             dirty: BTreeSet::new(),
             timers: Timers::new(),
         }
@@ -240,6 +273,8 @@ impl RouteTable {
             Input::CommonLoss(nodes, since) => {
                 nodes.into_iter().for_each(|node| self.common_loss(node, since, now, &mut out));
             }
+            Input::Evidence(node, testimony) => self.testimony(node, testimony, now, &mut out),
+            Input::PathChecks(checks) => self.put_path_checks(checks, now, &mut out),
             Input::Electorates(electorates) => self.put_electorates(electorates, &mut out),
             Input::Started => self.started(now, &mut out),
         }
@@ -328,6 +363,7 @@ impl RouteTable {
             self.timers.stop(&Timer::Withdrawn(id));
             if let Some(router) = self.routers.get_mut(&node) {
                 router.prefixes.remove(&prefix);
+                router.suspicions.remove(&prefix);
             }
             if let Some(holders) = self.holders.get_mut(&prefix) {
                 holders.remove(&node);
@@ -341,18 +377,19 @@ impl RouteTable {
         if !prefix.is_exit() {
             self.holders.entry(prefix).or_default().insert(node);
         }
-        // A commit says nothing of who is primary, nor of what the node advertises by now: the table's own row does. Only a row
+        // A commit says nothing of who is primary, nor of what the node reports by now: the table's own row does. Only a row
         // that is new to it (a first commit, or one that was loaded) brings its own.
-        let (is_primary, advertised) = match self.rows.get(&id) {
-            Some(own) => (own.is_primary, own.advertised),
+        let (is_primary, advertised, had_endpoint) = match self.rows.get(&id) {
+            Some(own) => (own.is_primary, own.advertised, own.had_endpoint),
             None => {
                 if row.is_primary && row.enabled && !prefix.is_exit() {
                     self.restore_primary(node, prefix, row.updated_at);
                 }
-                (row.is_primary && self.seat(&prefix).is_some_and(|seat| seat.node == node), row.advertised)
+                let is_primary = row.is_primary && self.seat(&prefix).is_some_and(|seat| seat.node == node);
+                (is_primary, row.advertised, row.had_endpoint)
             }
         };
-        let row = Route { is_primary, advertised, ..row };
+        let row = Route { is_primary, advertised, had_endpoint, ..row };
         // Also after a restart the grace runs from the withdrawal.
         if row.enabled && !advertised && self.ends_with_withdrawal(&row) {
             self.timers.set(Timer::Withdrawn(id), row.updated_at + self.settings.withdraw_grace);
@@ -431,6 +468,8 @@ impl RouteTable {
             facts: NodeFacts { reachable: true, ..NodeFacts::default() },
             health: Health::unseen(now),
             prefixes: BTreeMap::new(),
+            endpoints: Endpoints::default(),
+            suspicions: BTreeMap::new(),
         })
     }
 

@@ -10,6 +10,7 @@
 #[expect(unused_qualifications, reason = "the macro that documents queries qualifies their type")]
 mod acl;
 mod apikeys;
+mod checks;
 mod devices;
 mod difference;
 mod error;
@@ -87,6 +88,7 @@ fn endpoints(state: ApiState) -> Router {
         .merge(routes::router())
         .merge(what_if::router())
         .merge(via6::router())
+        .merge(checks::router())
         .merge(policy::router())
         .merge(acl::router())
         .merge(ssh::router())

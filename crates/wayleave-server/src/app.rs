@@ -29,7 +29,7 @@ use crate::options::{Options, OwnDerp};
 use crate::policy_file::{self, PolicyFileError};
 use crate::relay::Members;
 use crate::tls::{self, TlsError};
-use crate::{guard, listener, web};
+use crate::{guard, listener, probe, web};
 
 /// How long connections may take to end once the server stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -39,6 +39,8 @@ pub(crate) struct App {
     pub(crate) options: Options,
     pub(crate) control: Control,
     pub(crate) sessions: Sessions,
+    /// Who is asked about routers.
+    pub(crate) witnesses: probe::Witnesses,
     pub(crate) cache: PeerCache,
     pub(crate) relay: Option<Relay>,
     /// The Noise key.
@@ -201,6 +203,7 @@ impl Server {
         control.event(Event::Guarded(guard::literal(&options, &shared.derp_map))).await;
         let app = Arc::new(App {
             control: control.clone(),
+            witnesses: probe::Witnesses::default(),
             sessions: Sessions::default(),
             cache: PeerCache::default(),
             relay,
@@ -249,6 +252,7 @@ impl Server {
         tasks.spawn(guard::watch(Arc::clone(&app)));
         tasks.spawn(follow_deletions(Arc::clone(&app)));
         tasks.spawn(prune_history(Arc::clone(&app)));
+        probe::start(&app, &mut tasks);
         Ok(Self { app, tasks, address, _folder: folder })
     }
 

@@ -10,9 +10,10 @@ use wayleave_model::{NodeId, SessionId};
 use wayleave_wire::control::PingRequest;
 
 use crate::delivery::Delivery;
+use crate::meter::Meter;
 
 /// Requests that may wait for one session to send them. A session that is further behind is busy with a map, and would answer late.
-const ASKS: usize = 8;
+const ASKS: usize = 64;
 /// Answers that are waited for, over all clients. More are not asked for.
 const MOST_PINGS: usize = 65_536;
 
@@ -32,6 +33,8 @@ struct Open {
     authority: String,
     /// How far its client has been brought; `None` until its first map is on its way.
     delivery: Option<Arc<Delivery>>,
+    /// What the stream that carries it can be asked.
+    meter: Option<Meter>,
 }
 
 /// A place among the open sessions.
@@ -52,11 +55,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sessions {
     /// Opens a session, which replaces the one that the node had. `authority` is the host that the client used, so that its answers
     /// come over the connection that is open (protocol.md 1.8).
-    pub fn open(&self, node: NodeId, authority: String) -> Seat {
+    pub fn open(&self, node: NodeId, authority: String, meter: Option<Meter>) -> Seat {
         let id = SessionId::new(self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let replaced = CancellationToken::new();
         let (ask, asks) = mpsc::channel(ASKS);
-        let open = Open { id, replaced: replaced.clone(), ask, authority, delivery: None };
+        let open = Open { id, replaced: replaced.clone(), ask, authority, delivery: None, meter };
         if let Some(old) = lock(&self.open).insert(node, open) {
             old.replaced.cancel();
         }
@@ -82,6 +85,11 @@ impl Sessions {
         if open.get(&node).is_some_and(|newest| newest.id == id) {
             open.remove(&node);
         }
+    }
+
+    /// What can be asked about the stream that carries a node's session. `None`: it has none, or nobody counts.
+    pub(crate) fn meter(&self, node: NodeId) -> Option<Meter> {
+        lock(&self.open).get(&node)?.meter.clone()
     }
 
     /// Asks a client for something, and gives what waits for its answer. `None`: it has no session, or is too far behind.

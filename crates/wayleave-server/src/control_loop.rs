@@ -18,7 +18,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use wayleave_model::{NodeId, Prefix, RouteId};
 use wayleave_policy::PolicyError;
-use wayleave_routes::Group;
+use wayleave_routes::{Group, Judgement};
 use wayleave_store::{Soft, Store, StoreError};
 use wayleave_tailnet::{
     Command, Committed, Effect, Event, HistoryEntry, Outcome, Plan, PolicyRow, Refusal, Settings, Snapshot, Tailnet,
@@ -398,6 +398,8 @@ impl Loop {
                 | Effect::FellBack { .. }
                 | Effect::KeyExpires { .. }
                 | Effect::PolicyChanged(_)
+                | Effect::Judged(_)
+                | Effect::AskWitnesses(_)
                 | Effect::NodeDown(..)
                 | Effect::NodeUp(_)
                 | Effect::Flapping(_)
@@ -508,6 +510,22 @@ fn log(effect: &Effect, tailnet: &Tailnet) {
             "the key of a router ends soon: its routes go then, unless it logs in again or `wayleave nodes expire --never` is said"
         ),
         Effect::PolicyChanged(revision) => tracing::info!(policy.revision = revision, "policy changed"),
+        Effect::Judged(Judgement { node, prefix, verdict }) => {
+            let is_router = tailnet.routes().rows_of(*node).next().is_some();
+            if is_router {
+                tracing::info!(
+                    node.id = %node,
+                    node.name = %name(*node),
+                    route.prefix = prefix.map(|prefix| prefix.to_string()),
+                    cause = %verdict.cause(),
+                    "router {}",
+                    verdict.word()
+                );
+            }
+        }
+        Effect::AskWitnesses(node) => {
+            tracing::debug!(node.id = %node, node.name = %name(*node), "the witnesses of a router are asked");
+        }
         Effect::NodeDown(node, cause) => {
             if tailnet.routes().rows_of(*node).next().is_some() {
                 tracing::info!(node.id = %node, node.name = %name(*node), %cause, "router down");

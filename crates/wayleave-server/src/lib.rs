@@ -29,6 +29,7 @@ pub mod meter;
 pub mod noise_stream;
 pub mod options;
 pub mod policy_file;
+mod probe;
 mod relay;
 pub mod secrets;
 pub mod take_over;
@@ -43,7 +44,7 @@ pub use options::Options;
 
 /// What the options of a server hold of the tailnet's.
 pub mod tailnet {
-    pub use wayleave_routes::Settings as RouteSettings;
+    pub use wayleave_routes::{Judging, Kind, Mode, Settings as RouteSettings};
     pub use wayleave_tailnet::{AddressError, AddressPool, Settings};
 }
 

@@ -22,7 +22,7 @@ use http::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use wayleave_model::{MachineKey, NodeId, SessionId, Timestamp};
-use wayleave_routes::{Cause, Silence};
+use wayleave_routes::{Cause, Silence, Testimony};
 use wayleave_tailnet::Event;
 use wayleave_wire::CapabilityVersion;
 use wayleave_wire::noise::Session;
@@ -162,6 +162,7 @@ where
 async fn tell(connection: &Connection, silence: Silence) {
     for (node, session) in connection.sessions() {
         let event = match silence {
+            Silence::Doubtful => Event::Evidence(node, Testimony::Doubted(session)),
             Silence::Silent(cause) => Event::Silent(node, session, cause),
             Silence::Heard => Event::Answered(node, session),
         };

@@ -29,6 +29,8 @@ pub struct Options {
     pub limits: Limits,
     /// How sessions are watched.
     pub probes: Probes,
+    /// How evidence is taken from others.
+    pub evidence: Evidence,
     /// How much history is kept.
     pub history: HistoryLimits,
     /// The file that is the home of the policy. `None`: the database is.
@@ -153,6 +155,42 @@ impl Default for Probes {
             late: Duration::from_millis(250),
             close_after: Duration::from_secs(120),
             keep_alive: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How evidence is taken. How it is judged is in the tailnet's settings.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// How often a router is asked to answer a request itself. 5 s.
+    pub echo_every: Duration,
+    /// How often its witnesses are asked to reach it. 2 s.
+    pub probe_every: Duration,
+    /// How long they have. 1.5 s.
+    pub probe_within: Duration,
+    /// How many of them are asked. 3.
+    pub probe_witnesses: usize,
+    /// So many questions a second at most; where that is too few, routers take turns. 1,000.
+    pub probe_budget: u32,
+    /// Only nodes with this tag are witnesses. `None`: the server chooses.
+    pub witness: Option<wayleave_model::Tag>,
+    /// How long a path check has. 1.5 s.
+    pub path_within: Duration,
+    /// How often the witnesses of a router that was lost are asked. 200 ms.
+    pub hold_every: Duration,
+}
+
+impl Default for Evidence {
+    fn default() -> Self {
+        Self {
+            echo_every: Duration::from_secs(5),
+            probe_every: Duration::from_secs(2),
+            probe_within: Duration::from_millis(1500),
+            probe_witnesses: 3,
+            probe_budget: 1000,
+            witness: None,
+            path_within: Duration::from_millis(1500),
+            hold_every: Duration::from_millis(200),
         }
     }
 }

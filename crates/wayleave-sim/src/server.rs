@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tempfile::TempDir;
 use wayleave_model::UserId;
-use wayleave_server::options::{DerpOptions, DnsOptions, HistoryLimits, Limits, Options, OwnDerp, Probes};
+use wayleave_server::options::{DerpOptions, DnsOptions, Evidence, HistoryLimits, Limits, Options, OwnDerp, Probes};
 use wayleave_server::{Control, Server, secrets};
 use wayleave_tailnet::{Command, NewAuthKey, Outcome, Settings};
 use wayleave_wire::control::DnsConfig;
@@ -49,6 +49,7 @@ fn options(folder: &Path, address: SocketAddr) -> Options {
         derp: DerpOptions { own: Some(own), urls: Vec::new(), files: Vec::new(), refresh: Duration::from_secs(86_400) },
         limits: Limits::default(),
         probes: Probes::default(),
+        evidence: Evidence::default(),
         history: HistoryLimits::default(),
         policy_file: None,
         tailnet: Settings::default(),

@@ -9,8 +9,8 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use wayleave_model::{
     Addresses, ApiKey, ApiKeyId, Approval, Approver, AuthKey, AuthKeyId, Failback, FlapRow, Freeze, KeyHash, Node,
-    NodeId, Owner, Prefix, PrefixOverrides, PrefixRow, RegisterMethod, Route, RouteId, SeatHolder, SeatRow, Timestamp,
-    User, UserId,
+    NodeId, Owner, PathCheck, Prefix, PrefixOverrides, PrefixRow, RegisterMethod, Route, RouteId, SeatHolder, SeatRow,
+    Timestamp, User, UserId,
 };
 
 use wayleave_tailnet::{Imported, PolicyRow, Site, SiteHost};
@@ -287,6 +287,18 @@ pub(crate) fn seat_from_row(row: &SqliteRow) -> Result<SeatRow, StoreError> {
             fallen_back: c.flag("fallen_back")?,
             carriers: c.json("carriers")?,
         },
+    })
+}
+
+pub(crate) fn path_check_from_row(row: &SqliteRow) -> Result<PathCheck, StoreError> {
+    let c = Columns::new("path_checks", row)?;
+    Ok(PathCheck {
+        prefix: c.parsed("prefix")?,
+        target: c.parsed("target")?,
+        every: Duration::from_millis(c.number("every_millis")?),
+        witness: c.optional_parsed("witness")?,
+        set_at: c.time("set_at")?,
+        set_by: c.parsed("set_by")?,
     })
 }
 

@@ -46,6 +46,7 @@ fn migrator() -> Migrator {
         (1, "first", include_str!("../migrations/0001_first.sql")),
         (2, "policy", include_str!("../migrations/0002_policy.sql")),
         (3, "prefixes", include_str!("../migrations/0003_prefixes.sql")),
+        (4, "path_checks", include_str!("../migrations/0004_path_checks.sql")),
         (5, "import", include_str!("../migrations/0005_import.sql")),
         (6, "sites", include_str!("../migrations/0006_sites.sql")),
     ];
@@ -136,6 +137,8 @@ async fn load(db: &mut SqliteConnection) -> Result<Loaded, StoreError> {
         seats: all(db, "SELECT * FROM seats ORDER BY id", rows::seat_from_row).await?,
         sites: all(db, "SELECT * FROM sites ORDER BY id", rows::site_from_row).await?,
         site_hosts: all(db, "SELECT rowid AS id, * FROM site_hosts ORDER BY site, name", rows::site_host_from_row)
+            .await?,
+        path_checks: all(db, "SELECT rowid AS id, * FROM path_checks ORDER BY prefix", rows::path_check_from_row)
             .await?,
         sequences: sequences(db).await?,
         imported: all(db, "SELECT * FROM imports ORDER BY id DESC LIMIT 1", rows::import_from_row).await?.pop(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wayleave_model::{Node, NodeId, Route, SessionId, Timestamp};
 use wayleave_policy::{CompiledPolicy, Subject};
-use wayleave_routes::{Effect as RouteEffect, Input, NodeFacts, Restored, approval};
+use wayleave_routes::{Effect as RouteEffect, Endpoints, Input, Judgement, NodeFacts, Restored, Testimony, approval};
 
 use crate::command::Command;
 use crate::enrolment::wanted_name;
@@ -26,6 +26,7 @@ impl Tailnet {
             Event::SessionEnded(node, session, ending) => self.session_ended(node, session, ending, now, &mut out),
             Event::Silent(node, session, cause) => self.route_input(Input::Silent(node, session, cause), now, &mut out),
             Event::Answered(node, session) => self.route_input(Input::Answered(node, session), now, &mut out),
+            Event::Evidence(node, testimony) => self.route_input(Input::Evidence(node, testimony), now, &mut out),
             Event::Reported(node, report) => self.reported(node, *report, now, &mut out),
             Event::Guarded(guarded) => {
                 self.guarded = guarded;
@@ -78,6 +79,7 @@ impl Tailnet {
             sites: _,
             site_hosts: _,
             sequences: _,
+            path_checks,
             imported: _,
         } = loaded;
         users.into_iter().for_each(|user| self.registry.put_user(user));
@@ -101,6 +103,8 @@ impl Tailnet {
         // A warning that fell due while the server was down is given now.
         let all: Vec<NodeId> = self.registry.nodes().map(|node| node.id).collect();
         all.into_iter().for_each(|id| self.await_key_warning(id, now, true));
+        self.path_checks = path_checks.into_iter().map(|check| (check.prefix, check)).collect();
+        self.checks_changed(now, &mut out);
     }
 
     fn committed(&mut self, committed: Committed, now: Timestamp, out: &mut Vec<Effect>) {
@@ -108,6 +112,7 @@ impl Tailnet {
         let mut gone = Vec::new();
         let mut moves = Vec::new();
         let mut people_changed = false;
+        let mut checks_changed = false;
         let mut file = None;
         let mut sites = Vec::new();
         for write in committed.0.writes() {
@@ -125,6 +130,14 @@ impl Tailnet {
                 Write::Node(node) => self.put_node(*node, now, out),
                 Write::DeleteNode(node) => gone.push(node),
                 Write::Route(row) => rows.push(row),
+                Write::PathCheck(check) => {
+                    self.path_checks.insert(check.prefix, check);
+                    checks_changed = true;
+                }
+                Write::DeletePathCheck(prefix) => {
+                    self.path_checks.remove(&prefix);
+                    checks_changed = true;
+                }
                 Write::AuthKey(key) => self.registry.put_auth_key(key),
                 Write::DeleteAuthKey(key) => self.registry.remove_auth_key(key),
                 Write::ApiKey(key) => self.registry.put_api_key(key),
@@ -152,6 +165,9 @@ impl Tailnet {
         self.route_input(Input::Rows(rows), now, out);
         for (prefix, to, by) in moves {
             self.route_input(Input::Moved(prefix, to, by), now, out);
+        }
+        if checks_changed {
+            self.checks_changed(now, out);
         }
         for node in gone {
             self.remove_node(node, now, out);
@@ -316,9 +332,11 @@ impl Tailnet {
         let reported = node.disco_key.is_some();
         let reachable = !reported || node.home_derp != 0 || !node.endpoints.is_empty();
         let facts = NodeFacts { expired, reachable, drained: node.drained };
+        let endpoints = Endpoints::reported(&node.endpoints);
         self.await_key_warning(id, now, false);
         self.touched.insert(id);
         self.route_input(Input::Node(id, facts), now, out);
+        self.route_input(Input::Evidence(id, Testimony::Endpoints(endpoints)), now, out);
     }
 
     /// Sets the deadline of the next warning that a key ends. `missed`: also of one that should have been given before.
@@ -371,6 +389,11 @@ impl Tailnet {
                     out.push(Effect::History(entry));
                     out.push(Effect::PrimaryChanged(change));
                 }
+                RouteEffect::Judged(judgement) => {
+                    self.note_judgement(judgement, now, out);
+                    out.push(Effect::Judged(judgement));
+                }
+                RouteEffect::AskWitnesses(node) => out.push(Effect::AskWitnesses(node)),
                 RouteEffect::NodeDown(node, cause) => out.push(Effect::NodeDown(node, cause)),
                 RouteEffect::NodeUp(node) => out.push(Effect::NodeUp(node)),
                 RouteEffect::Flapping(node) => out.push(Effect::Flapping(node)),
@@ -391,6 +414,15 @@ impl Tailnet {
                     self.touched.insert(node);
                 }
             }
+        }
+    }
+
+    /// What stands against routers is history; what other nodes are accused of is nobody's business but the log's.
+    fn note_judgement(&self, judgement: Judgement, now: Timestamp, out: &mut Vec<Effect>) {
+        let Judgement { node, prefix, verdict } = judgement;
+        if self.routes.rows_of(node).next().is_some() {
+            let event = HistoryEvent::Judged(verdict);
+            out.push(Effect::History(HistoryEntry { at: now, prefix, node: Some(node), event }));
         }
     }
 

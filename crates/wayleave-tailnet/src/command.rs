@@ -1,6 +1,7 @@
 //! What may be asked of a tailnet, what it answers, and why it may refuse.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use wayleave_model::{
@@ -10,6 +11,7 @@ use wayleave_model::{
 use wayleave_policy::PolicyError;
 
 use crate::addresses::AddressError;
+use crate::path_checks::{NewPathCheck, TargetFault};
 use crate::sites::SiteCommand;
 use crate::ssh_checks::{Shell, SshCheckKey, SshVerdict};
 
@@ -270,6 +272,13 @@ pub enum Command {
         /// Who says so.
         by: Approver,
     },
+    /// Sets the path check of a prefix.
+    SetPathCheck(Box<NewPathCheck>),
+    /// Takes the path check of a prefix back.
+    RemovePathCheck {
+        /// Which.
+        prefix: Prefix,
+    },
     /// Makes rows for what a node advertises and has none for, and asks the auto-approvers.
     Advertise {
         /// Who.
@@ -517,6 +526,22 @@ pub enum Refusal {
         /// What would be wrong.
         fault: Box<PolicyError>,
     },
+    /// The address proves nothing about the routers of the prefix.
+    #[error("{target} can't be the target of a path check of {prefix}: {fault}")]
+    CheckTarget {
+        /// Which address.
+        target: IpAddr,
+        /// Of which prefix.
+        prefix: Prefix,
+        /// Why.
+        fault: TargetFault,
+    },
+    /// A check is asked for too often, or too seldom.
+    #[error("a path check is run every 1s to 1h")]
+    CheckPeriod,
+    /// The prefix has no path check.
+    #[error("{0} has no path check; `wayleave routes check list` shows all")]
+    NoCheck(Prefix),
     /// The node came back.
     #[error("node {0} is back")]
     NodeIsBack(NodeId),

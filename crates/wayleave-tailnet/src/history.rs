@@ -3,7 +3,7 @@
 use std::fmt;
 
 use wayleave_model::{Approver, NodeId, Prefix, Timestamp};
-use wayleave_routes::Because;
+use wayleave_routes::{Because, Verdict};
 
 /// One line of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub enum HistoryEvent {
     Drained(Approver),
     /// A person put it back.
     Undrained(Approver),
+    /// A conviction of the node, or of its route to the prefix, was made, written down, or lifted.
+    Judged(Verdict),
     /// The node was deleted.
     Deleted,
 }
@@ -72,6 +74,7 @@ impl HistoryEvent {
             Self::Unfrozen(_) => "unfrozen",
             Self::Drained(_) => "drained",
             Self::Undrained(_) => "undrained",
+            Self::Judged(verdict) => verdict.word(),
             Self::Deleted => "deleted",
         }
     }
@@ -91,6 +94,7 @@ impl HistoryEvent {
             Self::FellBack => "every router is down".to_owned(),
             Self::CameBack => "a router is steady".to_owned(),
             Self::PrimaryChanged { because, .. } => because.to_string(),
+            Self::Judged(verdict) => verdict.cause().to_string(),
             Self::Advertised | Self::Withdrawn | Self::Deleted => String::new(),
         }
     }

@@ -1,8 +1,8 @@
 //! Plans: what a command would write. This file dispatches and holds no rules.
 
 use wayleave_model::{
-    ApiKey, ApiKeyId, Approver, AuthKey, AuthKeyId, Node, NodeId, Prefix, PrefixRow, Route, RouteId, Timestamp, User,
-    UserId,
+    ApiKey, ApiKeyId, Approver, AuthKey, AuthKeyId, Node, NodeId, PathCheck, Prefix, PrefixRow, Route, RouteId,
+    Timestamp, User, UserId,
 };
 
 use crate::command::{Command, LoginToken, Outcome, Refusal};
@@ -26,6 +26,10 @@ pub enum Write {
     DeleteNode(NodeId),
     /// Makes or replaces a route record; one with `deleted_at` is kept, and out of the table.
     Route(Route),
+    /// Makes or replaces the path check of a prefix.
+    PathCheck(PathCheck),
+    /// Deletes the path check of a prefix.
+    DeletePathCheck(Prefix),
     /// Makes or replaces a pre-auth key.
     AuthKey(AuthKey),
     /// Deletes a pre-auth key.
@@ -234,6 +238,8 @@ impl Tailnet {
             Command::MovePrimary { prefix, to, by } => self.plan_move(draft, prefix, to, by),
             Command::DrainNode { node, by } => self.plan_drain(draft, node, by),
             Command::UndrainNode { node, by } => self.plan_undrain(draft, node, by),
+            Command::SetPathCheck(check) => self.plan_set_path_check(draft, *check),
+            Command::RemovePathCheck { prefix } => self.plan_remove_path_check(draft, prefix),
             Command::Advertise { node, prefixes } => self.plan_advertise(draft, node, &prefixes),
             Command::SetPolicy { text, replaces, by } => self.plan_set_policy(draft, &text, replaces, &by),
             Command::Sites(command) => self.plan_sites(draft, command),

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use wayleave_model::{
-    ApiKey, AuthKey, DiscoKey, Endpoint, FlapRow, Hostinfo, Node, NodeId, Prefix, PrefixRow, Route, RouteId, SeatRow,
-    SessionId, Timers, Timestamp, User,
+    ApiKey, AuthKey, DiscoKey, Endpoint, FlapRow, Hostinfo, Node, NodeId, PathCheck, Prefix, PrefixRow, Route, RouteId,
+    SeatRow, SessionId, Timers, Timestamp, User,
 };
 use wayleave_policy::{CompiledPolicy, People, PolicyError, PolicyFile, Rules};
-use wayleave_routes::{Cause, Electorate, Group, PrimaryChange, RouteTable, SteeredChange};
+use wayleave_routes::{Cause, Electorate, Group, Judgement, PrimaryChange, RouteTable, SteeredChange, Testimony};
 
 use crate::command::{Command, LoginToken};
 use crate::enrolment::Login;
@@ -50,6 +50,8 @@ pub struct Loaded {
     pub sites: Vec<Site>,
     /// The hosts that are named at them.
     pub site_hosts: Vec<SiteHost>,
+    /// All path checks.
+    pub path_checks: Vec<PathCheck>,
     /// The numbers that come next.
     pub sequences: Sequences,
     /// The import that it came from, if it came from one.
@@ -93,6 +95,8 @@ pub enum Event {
     Silent(NodeId, SessionId, Cause),
     /// A silent session has been heard again.
     Answered(NodeId, SessionId),
+    /// Something was found out about a node.
+    Evidence(NodeId, Testimony),
     /// A node reported.
     Reported(NodeId, Box<Report>),
     /// These are the addresses that clients need to reach before they reach anything else.
@@ -110,7 +114,11 @@ pub enum Effect {
     SteeredChanged(SteeredChange),
     /// The policy of this revision is in force.
     PolicyChanged(u64),
-    /// A node was convicted.
+    /// A conviction was made, written down, or lifted.
+    Judged(Judgement),
+    /// A router was lost, or seems so: its witnesses are to be asked at once, and for as long as it is doubted.
+    AskWitnesses(NodeId),
+    /// A node is down: the first conviction that counts stands.
     NodeDown(NodeId, Cause),
     /// A node that was down is up.
     NodeUp(NodeId),
@@ -175,6 +183,7 @@ pub struct Tailnet {
     pub(crate) logins: BTreeMap<LoginToken, Login>,
     pub(crate) ssh_checks: SshChecks,
     pub(crate) sequences: Sequences,
+    pub(crate) path_checks: BTreeMap<Prefix, PathCheck>,
     pub(crate) policy_row: Option<PolicyRow>,
     pub(crate) imported: Option<Imported>,
     pub(crate) rules: Arc<Rules>,
@@ -219,6 +228,7 @@ impl Tailnet {
             ssh_checks: SshChecks::default(),
             sequences: loaded.sequences,
             snapshot: Snapshot::empty(Arc::new(CompiledPolicy::new(Arc::clone(&rules)))),
+            path_checks: BTreeMap::new(),
             policy_row: loaded.policy.clone(),
             imported: loaded.imported.clone(),
             rules,

@@ -128,7 +128,9 @@ impl World {
                         row.is_primary = row.node == to;
                     }
                 }
-                Write::DeleteUser(_)
+                Write::PathCheck(check) => self.loaded.path_checks = vec![check],
+                Write::DeletePathCheck(_)
+                | Write::DeleteUser(_)
                 | Write::DeleteAuthKey(_)
                 | Write::ApiKey(_)
                 | Write::DeleteApiKey(_)
@@ -174,6 +176,8 @@ impl World {
                 Effect::FellBack { .. }
                 | Effect::KeyExpires { .. }
                 | Effect::NodeDown(..)
+                | Effect::Judged(_)
+                | Effect::AskWitnesses(_)
                 | Effect::NodeUp(_)
                 | Effect::Flapping(_)
                 | Effect::CommonLoss(_)
@@ -363,17 +367,14 @@ fn a_primary_moves_only_for_a_named_cause(world: &mut World) {
         assert_ne!(change.from, change.to);
         let named = match change.because {
             Because::IncumbentDown(_)
+            | Because::IncumbentSuspect(_)
             | Because::IncumbentFlapping
             | Because::HigherPriority
             | Because::IncumbentGone(_) => change.from.is_some() || change.because == Because::HigherPriority,
             Because::OnlyCandidate | Because::JoinedFirst | Because::BetterRank => change.from.is_none(),
             Because::MovedBy(_) => true,
             Because::NoCandidate => change.to.is_none(),
-            Because::Incumbent
-            | Because::Frozen
-            | Because::LastKnown
-            | Because::IncumbentDrained
-            | Because::IncumbentSuspect => false,
+            Because::Incumbent | Because::Frozen | Because::LastKnown | Because::IncumbentDrained => false,
         };
         assert!(named, "{change:?}");
     }

@@ -1,6 +1,7 @@
 //! The command line: what there is to type, and who does it.
 
 mod apikeys;
+mod checks;
 mod import;
 mod keys;
 mod nodes;
@@ -283,6 +284,10 @@ mod tests {
             "via6 decode fd7a:115c:a1e0:b1a:0:7:c0a8:100/120",
             "via6 sites add berlin --id 7",
             "via6 hosts add printer berlin 192.168.1.9",
+            "routes check set 10.0.0.0/8 --target 10.0.0.9 --every 2s --witness tag:witness",
+            "routes check list",
+            "routes check run 10.0.0.0/8",
+            "routes check remove 10.0.0.0/8",
             "apikeys create --expires 90d",
             "config show",
             "import headscale /var/lib/headscale/db.sqlite --check --noise-key K --policy database --output json",

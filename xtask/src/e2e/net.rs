@@ -6,6 +6,10 @@ use std::process::Command;
 use anyhow::bail;
 
 const PREFIX: &str = "wl";
+/// The server's address: it is the first host.
+const SERVER: &str = "10.77.1.2";
+/// A second address of the server's, for its relay.
+pub const RELAY: &str = "10.77.200.2";
 
 /// Runs a command, and fails with its words.
 pub fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
@@ -150,10 +154,27 @@ impl Net {
 
     /// Drops all between two addresses.
     pub fn part(&self, a: &str, b: &str) -> anyhow::Result<()> {
+        self.between(a, b, "-I")
+    }
+
+    /// Lets through again what [`Self::part`] dropped.
+    pub fn join(&self, a: &str, b: &str) -> anyhow::Result<()> {
+        self.between(a, b, "-D")
+    }
+
+    fn between(&self, a: &str, b: &str, verb: &str) -> anyhow::Result<()> {
         for (from, to) in [(a, b), (b, a)] {
-            self.inside("core", &["iptables", "-I", "FORWARD", "-s", from, "-d", to, "-j", "DROP"])?;
+            self.inside("core", &["iptables", verb, "FORWARD", "-s", from, "-d", to, "-j", "DROP"])?;
         }
         Ok(())
+    }
+
+    /// Gives the server a second address, [`RELAY`], at which it is reached like at the first.
+    pub fn relay_address(&self) -> anyhow::Result<()> {
+        self.inside("core", &["ip", "route", "add", RELAY, "via", SERVER])?;
+        self.inside("server", &["ip", "addr", "add", &format!("{RELAY}/32"), "dev", "eth0"])?;
+        let rule = ["-t", "nat", "-A", "PREROUTING", "-d", RELAY, "-j", "DNAT", "--to-destination", SERVER];
+        self.inside("server", &[&["iptables"], &rule[..]].concat()).map(drop)
     }
 }
 

@@ -402,6 +402,11 @@ impl Rig {
         super::gaps::Pinging::start(&self.net.name(name), address)
     }
 
+    /// The server's address.
+    pub fn server_address(&self) -> String {
+        self.server_url.split("//").nth(1).and_then(|rest| rest.split(':').next()).unwrap_or_default().to_owned()
+    }
+
     /// The server's log.
     pub fn server_log(&self) -> anyhow::Result<String> {
         Ok(std::fs::read_to_string(self.folder.join("server.log"))?)

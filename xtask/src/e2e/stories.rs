@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use super::evidence::{check_lan, lan_carrier, relay_apart, wait_convicted, wireguard};
 use super::gaps::median;
 use super::rig::{LAN, LAN_HOST, Rig, SOON, wait_for};
 use crate::say;
 
-type Story = fn(&mut Rig) -> anyhow::Result<()>;
+/// One of them.
+pub type Story = fn(&mut Rig) -> anyhow::Result<()>;
 
 /// All of them.
 pub const ALL: &[(&str, Story)] = &[
@@ -53,7 +55,7 @@ pub const ALL: &[(&str, Story)] = &[
 ];
 
 /// Two routers of the LAN, r1 and r2, both approved, and a client c that uses it.
-fn two_routers(rig: &mut Rig) -> anyhow::Result<()> {
+pub fn two_routers(rig: &mut Rig) -> anyhow::Result<()> {
     let key = rig.key(&["--reusable"])?;
     rig.router("r1", 1, &key)?;
     rig.router("r2", 2, &key)?;
@@ -331,8 +333,18 @@ fn only_when_it_must(rig: &mut Rig) -> anyhow::Result<()> {
 
 /// Every way to lose a router, what brings it back, and how long its clients may notice.
 fn gaps(rig: &mut Rig) -> anyhow::Result<()> {
+    relay_apart(rig)?;
     two_routers(rig)?;
-    let ways = [("stopped", 1000), ("killed", 1000), ("tailscale down", 1000), ("cut", 3500), ("frozen", 3500)];
+    let ways = [
+        ("stopped", 1000),
+        ("killed", 1000),
+        ("tailscale down", 1000),
+        ("cut", 3500),
+        ("frozen", 3500),
+        ("LAN interface", 2000),
+        ("LAN carrier", 8000),
+        ("WireGuard", 8000),
+    ];
     let mut missed = Vec::new();
     say("        cause           longest gaps of a client that pings every 50 ms       median    target");
     for (way, target) in ways {
@@ -354,6 +366,9 @@ fn one_gap(rig: &mut Rig, way: &str) -> anyhow::Result<Duration> {
     let primary = rig.routed_to("c", LAN)?.context("nobody carries the LAN")?;
     let other = if primary == "r1" { "r2" } else { "r1" };
     rig.wait_state(other, LAN, "standby")?;
+    if way == "LAN carrier" {
+        check_lan(rig)?;
+    }
     let pinging = rig.start_pinging("c", LAN_HOST)?;
     pinging.wait_answers(10, pinging.started(), SOON)?;
     let address = rig.get(&primary)?.underlay.clone();
@@ -364,6 +379,9 @@ fn one_gap(rig: &mut Rig, way: &str) -> anyhow::Result<Duration> {
         "tailscale down" => drop(rig.tailscale(&primary, &["down"])?),
         "cut" => rig.net.cut(&address, true)?,
         "frozen" => rig.signal(&primary, "STOP")?,
+        "LAN interface" => drop(rig.net.inside(&primary, &["ip", "link", "set", "eth1", "down"])?),
+        "LAN carrier" => lan_carrier(rig, &primary, false)?,
+        "WireGuard" => wireguard(rig, &primary, true)?,
         other => bail!("no such way: {other}"),
     }
     rig.wait_routed("c", LAN, Some(other))?;
@@ -375,9 +393,17 @@ fn one_gap(rig: &mut Rig, way: &str) -> anyhow::Result<Duration> {
         "stopped" | "killed" => rig.start(&primary)?,
         "tailscale down" => drop(rig.tailscale(&primary, &["up"])?),
         "cut" => rig.net.cut(&address, false)?,
+        "LAN interface" => drop(rig.net.inside(&primary, &["ip", "link", "set", "eth1", "up"])?),
+        "LAN carrier" => {
+            lan_carrier(rig, &primary, true)?;
+            // A standby is not checked: what was said of it is forgotten with the check.
+            rig.wayleave(&["routes", "check", "remove", LAN])?;
+        }
+        "WireGuard" => wireguard(rig, &primary, false)?,
         _ => rig.signal(&primary, "CONT")?,
     }
     rig.wait_state(&primary, LAN, "standby")?;
+    wait_convicted(rig, &primary, &[])?;
     wait_for("it is reachable again", SOON, || Ok(rig.pings(other, &tailnet_address(rig, &primary)?)))?;
     Ok(gap)
 }

@@ -80,6 +80,7 @@ pub fn rows(
         sites: Vec::new(),
         site_hosts: Vec::new(),
         imported: Some(Imported { at: now, source }),
+        path_checks: Vec::new(),
     })
 }
 

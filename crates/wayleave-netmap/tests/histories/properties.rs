@@ -98,7 +98,7 @@ fn a_primary_moves_only_for_a_named_cause(world: &mut World) {
             Because::IncumbentDown(_)
             | Because::IncumbentFlapping
             | Because::IncumbentDrained
-            | Because::IncumbentSuspect
+            | Because::IncumbentSuspect(_)
             | Because::IncumbentGone(_) => change.from.is_some() && change.to.is_some(),
             Because::HigherPriority | Because::MovedBy(_) => change.to.is_some(),
             Because::OnlyCandidate | Because::JoinedFirst | Because::BetterRank => change.from.is_none(),

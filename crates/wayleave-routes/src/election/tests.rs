@@ -5,6 +5,7 @@ use super::*;
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
 const TERMS: Terms = Terms { failback: Failback::After(MINUTE), frozen: false, moved: false };
+const SUSPECT: Rank = Rank::Suspect(Cause::EndpointGone);
 const DOWN: Rank = Rank::Down(Cause::ConnectionClosed);
 
 fn candidate(node: u64, rank: Rank) -> Candidate {
@@ -28,7 +29,7 @@ fn expect(incumbent: Incumbent, candidates: &[Candidate], node: u64, because: Be
 
 #[test]
 fn s20_one_candidate_is_primary_whatever_its_rank() {
-    for rank in [Rank::Steady, Rank::Flapping, Rank::Drained, Rank::Suspect, DOWN] {
+    for rank in [Rank::Steady, Rank::Flapping, Rank::Drained, SUSPECT, DOWN] {
         expect(Incumbent::None, &[candidate(1, rank)], 1, Because::OnlyCandidate);
     }
 }
@@ -52,7 +53,7 @@ fn s21_a_returned_node_does_not_take_over() {
 fn an_incumbent_that_ranks_low_is_replaced_at_once_with_the_reason() {
     for (rank, because) in [
         (DOWN, Because::IncumbentDown(Cause::ConnectionClosed)),
-        (Rank::Suspect, Because::IncumbentSuspect),
+        (SUSPECT, Because::IncumbentSuspect(Cause::EndpointGone)),
         (Rank::Drained, Because::IncumbentDrained),
     ] {
         expect(had(1), &[candidate(1, rank), candidate(2, Rank::Steady)], 2, because.clone());
@@ -68,7 +69,7 @@ fn s22_all_down_keeps_the_last_known() {
 
 #[test]
 fn a_down_incumbent_gives_way_to_a_suspect_one_and_not_the_other_way_round() {
-    let all = [candidate(1, Rank::Suspect), candidate(2, DOWN)];
+    let all = [candidate(1, SUSPECT), candidate(2, DOWN)];
     expect(had(2), &all, 1, Because::IncumbentDown(Cause::ConnectionClosed));
     expect(had(1), &all, 1, Because::LastKnown);
 }
@@ -115,7 +116,7 @@ fn s32_a_flapping_primary_keeps_the_prefix_until_a_steady_one_has_waited() {
 #[test]
 fn a_frozen_prefix_stays_where_it_is_and_one_on_nobody_is_given_out() {
     let frozen = Terms { frozen: true, ..TERMS };
-    for rank in [Rank::Steady, Rank::Flapping, Rank::Drained, Rank::Suspect, DOWN] {
+    for rank in [Rank::Steady, Rank::Flapping, Rank::Drained, SUSPECT, DOWN] {
         let decision = elect(had(1), &[candidate(1, rank), preferred(2, Rank::Steady, 9)], frozen, NOW);
         assert_eq!(decision.primary, Some(Primary { node: NodeId::new(1), because: Because::Frozen }));
         assert_eq!(decision.pending, None);

@@ -7,6 +7,11 @@ const fn t(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis)
 }
 
+/// What a watch says that convicts or acquits; that it doubts is told apart.
+fn verdict(watch: &mut PingWatch, seen: Observation, now: Timestamp) -> Option<Silence> {
+    watch.look(seen, now).filter(|silence| *silence != Silence::Doubtful)
+}
+
 fn watch() -> PingWatch {
     PingWatch::new(DEADLINE, LATE, t(0))
 }
@@ -18,16 +23,22 @@ fn seen(at: i64, heard: i64, ping_acked: Option<i64>, unacked: Option<i64>) -> O
 #[test]
 fn a_frozen_process_whose_kernel_acknowledges_is_convicted_two_seconds_after_the_acknowledgement() {
     let mut watch = watch();
-    assert_eq!(watch.look(seen(2900, 900, Some(1000), None), t(2900)), None);
-    assert_eq!(watch.look(seen(3000, 900, Some(1000), None), t(3000)), Some(Silence::Silent(Cause::PingUnanswered)));
-    assert_eq!(watch.look(seen(3100, 900, Some(1000), None), t(3100)), None, "told once");
+    assert_eq!(verdict(&mut watch, seen(2900, 900, Some(1000), None), t(2900)), None);
+    assert_eq!(
+        verdict(&mut watch, seen(3000, 900, Some(1000), None), t(3000)),
+        Some(Silence::Silent(Cause::PingUnanswered))
+    );
+    assert_eq!(verdict(&mut watch, seen(3100, 900, Some(1000), None), t(3100)), None, "told once");
 }
 
 #[test]
 fn a_cut_cable_is_convicted_when_nothing_was_acknowledged_for_two_seconds() {
     let mut watch = watch();
-    assert_eq!(watch.look(seen(2999, 900, None, Some(1000)), t(2999)), None);
-    assert_eq!(watch.look(seen(3000, 900, None, Some(1000)), t(3000)), Some(Silence::Silent(Cause::TcpStalled)));
+    assert_eq!(verdict(&mut watch, seen(2999, 900, None, Some(1000)), t(2999)), None);
+    assert_eq!(
+        verdict(&mut watch, seen(3000, 900, None, Some(1000)), t(3000)),
+        Some(Silence::Silent(Cause::TcpStalled))
+    );
 }
 
 #[test]
@@ -35,78 +46,327 @@ fn a_slow_reader_whose_ping_still_waits_behind_a_map_is_not_dead() {
     let mut watch = watch();
     // Acknowledgements go on (unacked_since moves), the PING itself has not been acknowledged.
     for at in (1000..30_000).step_by(500) {
-        assert_eq!(watch.look(seen(at, 0, None, Some(at - 900)), t(at)), None);
+        assert_eq!(verdict(&mut watch, seen(at, 0, None, Some(at - 900)), t(at)), None);
     }
 }
 
 #[test]
 fn anything_heard_from_the_client_counts_as_life() {
     let mut watch = watch();
-    assert_eq!(watch.look(seen(3000, 2500, Some(1000), None), t(3000)), None);
-    assert_eq!(watch.look(seen(4500, 2500, Some(1000), None), t(4500)), Some(Silence::Silent(Cause::PingUnanswered)));
+    assert_eq!(verdict(&mut watch, seen(3000, 2500, Some(1000), None), t(3000)), None);
+    assert_eq!(
+        verdict(&mut watch, seen(4500, 2500, Some(1000), None), t(4500)),
+        Some(Silence::Silent(Cause::PingUnanswered))
+    );
 }
 
 #[test]
 fn s30_a_late_look_convicts_nobody_and_restarts_the_count() {
     let mut watch = watch();
-    assert_eq!(watch.look(seen(1100, 900, Some(1000), Some(1000)), t(4100)), None, "three seconds late");
-    assert_eq!(watch.look(seen(5000, 900, Some(1000), Some(1000)), t(5000)), None);
-    assert_eq!(watch.look(seen(6100, 900, Some(1000), None), t(6100)), Some(Silence::Silent(Cause::PingUnanswered)));
+    assert_eq!(verdict(&mut watch, seen(1100, 900, Some(1000), Some(1000)), t(4100)), None, "three seconds late");
+    assert_eq!(verdict(&mut watch, seen(5000, 900, Some(1000), Some(1000)), t(5000)), None);
+    assert_eq!(
+        verdict(&mut watch, seen(6100, 900, Some(1000), None), t(6100)),
+        Some(Silence::Silent(Cause::PingUnanswered))
+    );
 }
 
 #[test]
 fn an_answer_after_the_conviction_is_recovery() {
     let mut watch = watch();
-    assert!(watch.look(seen(3000, 900, Some(1000), None), t(3000)).is_some());
+    assert!(verdict(&mut watch, seen(3000, 900, Some(1000), None), t(3000)).is_some());
     assert!(watch.is_convicted());
-    assert_eq!(watch.look(seen(9000, 8990, None, None), t(9000)), Some(Silence::Heard));
+    assert_eq!(verdict(&mut watch, seen(9000, 8990, None, None), t(9000)), Some(Silence::Heard));
     assert!(!watch.is_convicted());
+}
+
+/// A doubt is told once for each silence, at half of the time that convicts.
+#[test]
+fn half_of_the_time_is_a_doubt_that_is_told_once() {
+    let mut watch = watch();
+    assert_eq!(watch.look(seen(1900, 900, Some(1000), None), t(1900)), None);
+    assert_eq!(watch.look(seen(2000, 900, Some(1000), None), t(2000)), Some(Silence::Doubtful));
+    assert_eq!(watch.look(seen(2100, 900, Some(1000), None), t(2100)), None, "told once");
+    assert_eq!(watch.look(seen(2200, 2150, None, None), t(2200)), None, "heard");
+    assert_eq!(watch.look(seen(4200, 2150, None, Some(3100)), t(4200)), Some(Silence::Doubtful));
+    assert!(matches!(watch.look(seen(5100, 2150, None, Some(3100)), t(5100)), Some(Silence::Silent(_))));
+}
+
+fn s(number: u64) -> SessionId {
+    SessionId::new(number)
+}
+
+/// What can happen to a node, at the tenth second.
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    Opens,
+    OpensOlder,
+    IsLost,
+    IsLostOlder,
+    IsSilent,
+    IsSilentOlder,
+    Answers,
+    AnswersOlder,
+    EchoMissed,
+    EchoMissedLate,
+    EchoMissedOlder,
+    EchoAnswered,
+    RoundSilent,
+    RoundSilentLate,
+    RoundOfOtherSession,
+    RoundAnswered,
+    RoundTied,
+    RoundUnknown,
+    Grace,
+    TimeOver,
+}
+
+/// States are named by what stands convicted, or by what is going on.
+fn state_named(name: &str) -> Health {
+    let settings = Settings::default();
+    let judging = &settings.judging;
+    let mut health = Health::unseen(t(0));
+    if name == "unseen" {
+        return health;
+    }
+    assert!(health.opened(s(5), t(0)).is_some());
+    match name {
+        "up" => {}
+        "lost" => assert!(health.lost(s(5), Cause::StreamEnded, t(9_000), &settings)),
+        "stream" => {
+            health.lost(s(5), Cause::StreamEnded, t(1_000), &settings);
+            health.time_over(t(1_500), judging);
+        }
+        "held" => {
+            health.alive(t(9_500), &settings);
+            assert_eq!(health.silent(s(5), Cause::TcpStalled, t(9_800), judging), None);
+        }
+        "ping" => assert!(health.silent(s(5), Cause::PingUnanswered, t(9_000), judging).is_some()),
+        "echo" => {
+            assert!(health.echoed(s(5), true, false, t(500), judging).is_none());
+            assert!(health.echoed(s(5), false, false, t(1_000), judging).is_none());
+            assert!(health.echoed(s(5), false, false, t(6_000), judging).is_some());
+        }
+        "probe" => {
+            assert!(health.probed(round(Some(s(5)), 2_000, 2, 1), t(2_000), judging).is_none());
+            assert!(health.probed(round(Some(s(5)), 4_000, 1, 2), t(4_000), judging).is_none());
+            assert!(health.probed(round(Some(s(5)), 6_000, 0, 1), t(6_000), judging).is_some());
+        }
+        "grace" => {
+            health.lost(s(5), Cause::ConnectionClosed, t(9_000), &settings);
+            assert!(health.give_grace(t(10_000)).is_some());
+        }
+        other => panic!("no state {other}"),
+    }
+    assert_eq!(name_of(&health), name);
+    health
+}
+
+const fn round(session: Option<SessionId>, due: i64, answered: u32, silent: u32) -> ProbeRound {
+    ProbeRound { session, due: t(due), answered, silent }
+}
+
+fn name_of(health: &Health) -> &'static str {
+    match health.liveness() {
+        Liveness::Down { cause: Cause::NotSeen, .. } => "unseen",
+        Liveness::Down { cause, .. } => cause.kind().word(),
+        Liveness::Grace { .. } => "grace",
+        Liveness::Doubted { .. } if health.session().is_some() => "held",
+        Liveness::Doubted { .. } => "lost",
+        Liveness::Up => "up",
+    }
 }
 
 /// Every (state, input) of a node's health, and what it becomes.
 #[test]
 fn every_transition_of_a_node() {
-    let s = SessionId::new;
-    let up = || {
-        let mut health = Health::unseen(t(0));
-        assert!(health.opened(s(5)));
-        health
-    };
-    let down = |health: &Health| matches!(health.liveness(), Liveness::Down { .. });
+    use Happens::*;
+    let states = ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"];
+    // One column for each state, in that order. A single miss or silent round convicts nobody: `up` stays up.
+    let table: [(Happens, [&str; 9]); 20] = [
+        (Opens, ["up", "up", "up", "up", "up", "up", "up", "probe", "up"]),
+        // Without a session any other is newer; with one, an older changes nothing.
+        (OpensOlder, ["up", "up", "up", "up", "held", "ping", "echo", "probe", "up"]),
+        (IsLost, ["unseen", "lost", "lost", "stream", "lost", "ping", "echo", "probe", "grace"]),
+        (IsLostOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (IsSilent, ["unseen", "ping", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (IsSilentOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (Answers, ["unseen", "up", "lost", "stream", "up", "up", "echo", "probe", "grace"]),
+        (AnswersOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (EchoMissed, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (EchoMissedLate, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (EchoMissedOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (EchoAnswered, ["unseen", "up", "lost", "stream", "held", "ping", "up", "probe", "grace"]),
+        (RoundSilent, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (RoundSilentLate, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (RoundOfOtherSession, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (RoundAnswered, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "up", "grace"]),
+        (RoundTied, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "up", "grace"]),
+        (RoundUnknown, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        // Who has a session needs no grace.
+        (Grace, ["grace", "up", "grace", "grace", "held", "ping", "echo", "probe", "grace"]),
+        (TimeOver, ["unseen", "up", "stream", "stream", "held", "ping", "echo", "probe", "stream"]),
+    ];
+    for (happens, becomes) in table {
+        for (state, expected) in states.into_iter().zip(becomes) {
+            let mut health = state_named(state);
+            apply(&mut health, happens);
+            assert_eq!(name_of(&health), expected, "{state}, and then {happens:?}");
+        }
+    }
+}
 
-    let mut health = up();
-    assert!(!health.opened(s(4)), "an older session changes nothing");
-    assert!(!health.lost(s(4), Cause::StreamEnded, t(1)), "the late end of an old session keeps the node up");
-    assert_eq!(health.liveness(), Liveness::Up);
-    assert!(health.lost(s(5), Cause::StreamEnded, t(1)));
-    assert!(health.is_up(), "a lost stream is not a lost node yet");
-    assert_eq!(health.time_over(t(501)), Some(Cause::StreamEnded));
-    assert!(down(&health));
-    assert_eq!(health.time_over(t(600)), None, "down once");
-    assert!(!health.answered(s(5)), "an answer of a session that is gone proves nothing");
-    assert!(health.opened(s(6)));
-    assert_eq!(health.liveness(), Liveness::Up);
+/// The state that follows is what is looked at.
+fn ignore<T>(_: T) {}
 
-    let mut health = up();
-    assert!(!health.silent(s(4), Cause::PingUnanswered, t(1)), "silence of an old session convicts nobody");
-    assert!(health.silent(s(5), Cause::PingUnanswered, t(1)));
-    assert!(!health.silent(s(5), Cause::PingUnanswered, t(2)), "convicted once");
-    assert!(health.answered(s(5)));
-    assert!(!health.answered(s(5)), "acquitted once");
+fn apply(health: &mut Health, happens: Happens) {
+    let (settings, now) = (Settings::default(), t(10_000));
+    let judging = &settings.judging;
+    let own = health.session();
+    match happens {
+        Happens::Opens => ignore(health.opened(s(6), t(0))),
+        Happens::OpensOlder => ignore(health.opened(s(4), t(0))),
+        Happens::IsLost => ignore(health.lost(s(5), Cause::ConnectionClosed, now, &settings)),
+        Happens::IsLostOlder => ignore(health.lost(s(4), Cause::ConnectionClosed, now, &settings)),
+        Happens::IsSilent => ignore(health.silent(s(5), Cause::TcpStalled, now, judging)),
+        Happens::IsSilentOlder => ignore(health.silent(s(4), Cause::TcpStalled, now, judging)),
+        Happens::Answers => ignore(health.answered(s(5))),
+        Happens::AnswersOlder => ignore(health.answered(s(4))),
+        Happens::EchoMissed => ignore(health.echoed(s(5), false, false, now, judging)),
+        Happens::EchoMissedLate => ignore(health.echoed(s(5), false, true, now, judging)),
+        Happens::EchoMissedOlder => (0..5).for_each(|_| ignore(health.echoed(s(4), false, false, now, judging))),
+        Happens::EchoAnswered => ignore(health.echoed(s(5), true, false, now, judging)),
+        Happens::RoundSilent => ignore(health.probed(round(own, 10_000, 0, 3), now, judging)),
+        Happens::RoundSilentLate => {
+            (0..5).for_each(|_| ignore(health.probed(round(own, 9_700, 0, 3), now, judging)));
+        }
+        Happens::RoundOfOtherSession => {
+            (0..5).for_each(|_| ignore(health.probed(round(Some(s(4)), 10_000, 0, 3), now, judging)));
+        }
+        Happens::RoundAnswered => ignore(health.probed(round(own, 9_000, 2, 1), now, judging)),
+        Happens::RoundTied => ignore(health.probed(round(own, 10_000, 1, 1), now, judging)),
+        Happens::RoundUnknown => ignore(health.probed(round(own, 10_000, 0, 0), now, judging)),
+        Happens::Grace => ignore(health.give_grace(t(40_000))),
+        Happens::TimeOver => ignore(health.time_over(now, judging)),
+    }
+}
 
-    let mut health = up();
-    assert!(health.silent(s(5), Cause::TcpStalled, t(1)));
-    assert!(health.lost(s(5), Cause::ConnectionClosed, t(9)));
-    assert_eq!(health.liveness(), Liveness::Down { cause: Cause::TcpStalled, at: t(1) }, "the first conviction stands");
-
-    let mut health = Health::unseen(t(0));
-    health.give_grace(t(30));
+#[test]
+fn convictions_of_several_kinds_stand_side_by_side_and_each_is_lifted_by_its_own() {
+    let settings = Settings::default();
+    let judging = &settings.judging;
+    let mut health = state_named("probe");
+    assert!(health.silent(s(5), Cause::TcpStalled, t(7_000), judging).is_some());
+    assert!(health.lost(s(5), Cause::ConnectionClosed, t(9_000), &settings));
+    assert_eq!(health.time_over(t(9_500), judging), [Verdict::Convicted(Cause::ConnectionClosed)]);
+    assert_eq!(health.liveness(), Liveness::Down { cause: Cause::WitnessesSilent, at: t(6_000) }, "the first stands");
+    let lifted = health.opened(s(6), t(0)).unwrap();
+    assert_eq!(
+        lifted,
+        [Verdict::Acquitted(Cause::ConnectionClosed), Verdict::Acquitted(Cause::TcpStalled)],
+        "a new session says nothing of the data plane"
+    );
+    assert!(!health.is_up());
+    assert!(health.probed(round(None, 9_900, 1, 0), t(10_000), judging).is_some());
     assert!(health.is_up());
-    assert_eq!(health.time_over(t(30)), Some(Cause::NotBack));
+}
 
-    let mut health = up();
-    health.give_grace(t(30));
-    assert_eq!(health.liveness(), Liveness::Up, "who has a session needs no grace");
+#[test]
+fn s10_answers_to_witnesses_hold_a_lost_router_for_thirty_seconds_and_no_longer() {
+    let settings = Settings::default();
+    let mut health = state_named("up");
+    assert!(health.lost(s(5), Cause::ConnectionClosed, t(10_000), &settings));
+    assert!(!health.alive(t(10_000), &settings), "an answer that is no newer than the loss holds nothing");
+    let mut now = 10_050;
+    while health.next_deadline().is_some_and(|until| until > t(now)) {
+        health.alive(t(now), &settings);
+        now += 200;
+    }
+    assert_eq!(health.next_deadline(), Some(t(40_000)));
+    assert_eq!(health.time_over(t(40_000), &settings.judging), [Verdict::Convicted(Cause::ConnectionClosed)]);
+}
+
+#[test]
+fn an_answer_of_a_process_that_is_about_to_end_costs_no_more_than_it_is_old() {
+    let settings = Settings::default();
+    let mut health = state_named("up");
+    health.lost(s(5), Cause::StreamEnded, t(10_000), &settings);
+    health.alive(t(10_002), &settings);
+    assert_eq!(health.next_deadline(), Some(t(10_504)));
+    health.alive(t(10_100), &settings);
+    assert_eq!(health.next_deadline(), Some(t(10_700)));
+}
+
+#[test]
+fn a_frozen_router_that_answered_its_witnesses_only_before_is_convicted_at_once() {
+    let settings = Settings::default();
+    let mut health = state_named("up");
+    health.alive(t(7_900), &settings);
+    assert!(health.silent(s(5), Cause::PingUnanswered, t(10_000), &settings.judging).is_some());
+}
+
+#[test]
+fn a_client_that_never_answers_echoes_is_not_hung() {
+    let settings = Settings::default();
+    let mut health = state_named("up");
+    for at in 1..50 {
+        assert_eq!(health.echoed(s(5), false, false, t(at * 5_000), &settings.judging), None);
+    }
+    assert!(health.is_up());
+}
+
+#[test]
+fn s26_the_first_round_after_a_reconnect_never_convicts_by_itself() {
+    let settings = Settings::default();
+    let judging = &settings.judging;
+    let mut health = state_named("up");
+    assert!(health.probed(round(Some(s(5)), 1_000, 3, 0), t(1_000), judging).is_none());
+    assert!(health.probed(round(Some(s(5)), 2_000, 0, 3), t(2_000), judging).is_none());
+    health.lost(s(5), Cause::StreamEnded, t(2_100), &settings);
+    assert!(health.probed(round(Some(s(5)), 4_000, 0, 3), t(4_000), judging).is_none(), "a bounce during the round");
+    health.opened(s(6), t(5_000));
+    for at in [6_000, 8_000, 14_000] {
+        assert!(health.probed(round(Some(s(6)), at, 0, 3), t(at), judging).is_none(), "it settles");
+    }
+    assert!(health.probed(round(Some(s(6)), 16_000, 0, 3), t(16_000), judging).is_none(), "the first after it");
+    assert!(health.probed(round(Some(s(6)), 18_000, 0, 3), t(18_000), judging).is_some());
+    // One that was reached since it is back has settled.
+    health.opened(s(7), t(20_000));
+    assert!(health.probed(round(Some(s(7)), 21_000, 3, 0), t(21_000), judging).is_some(), "acquitted");
+    assert!(health.probed(round(Some(s(7)), 23_000, 0, 3), t(23_000), judging).is_none());
+    assert!(health.probed(round(Some(s(7)), 25_000, 0, 3), t(25_000), judging).is_some());
+}
+
+#[test]
+fn a_primary_that_has_not_come_back_after_a_start_may_be_convicted_by_witnesses_at_once() {
+    let settings = Settings::default();
+    let mut health = Health::unseen(t(0));
+    assert!(health.give_grace(t(30_000)).is_some());
+    assert!(health.probed(round(None, 2_000, 0, 2), t(2_000), &settings.judging).is_none());
+    assert!(health.probed(round(None, 4_000, 0, 2), t(4_000), &settings.judging).is_some());
+    assert!(!health.is_up());
+}
+
+#[test]
+fn when_nobody_can_testify_any_more_nobody_knows() {
+    let settings = Settings::default();
+    let mut health = state_named("probe");
+    assert!(health.probed(round(Some(s(5)), 8_000, 0, 0), t(8_000), &settings.judging).is_none());
+    assert!(health.probed(round(Some(s(5)), 37_999, 0, 0), t(37_999), &settings.judging).is_none());
+    let lifted = health.probed(round(Some(s(5)), 38_000, 0, 0), t(38_000), &settings.judging);
+    assert_eq!(lifted, Some(Verdict::Acquitted(Cause::WitnessesSilent)));
+}
+
+#[test]
+fn evidence_that_is_observed_moves_nothing_and_evidence_that_is_off_is_not_written_down() {
+    let mut settings = Settings::default();
+    settings.judging.modes = [(Kind::Stream, Mode::Observe), (Kind::Ping, Mode::Off)].into();
+    let mut health = state_named("up");
+    assert_eq!(health.silent(s(5), Cause::TcpStalled, t(1_000), &settings.judging), None);
+    assert!(health.lost(s(5), Cause::StreamEnded, t(1_000), &settings));
+    assert_eq!(health.time_over(t(1_500), &settings.judging), [Verdict::Observed(Cause::StreamEnded)]);
+    assert!(health.is_up());
+    assert_eq!(health.opened(s(6), t(0)), Some(vec![Verdict::Acquitted(Cause::StreamEnded)]));
 }
 
 #[test]
@@ -114,7 +374,7 @@ fn five_lost_sessions_in_a_minute_make_a_node_flapping_and_four_do_not() {
     let settings = Settings::default();
     let mut health = Health::unseen(t(0));
     for (i, flaps) in [(0, false), (1, false), (2, false), (3, false), (4, true)] {
-        health.opened(SessionId::new(i + 1));
+        health.opened(SessionId::new(i + 1), t(0)).expect("it is newer");
         assert_eq!(health.count_loss(t(i as i64 * 10_000), &settings), flaps);
     }
     assert_eq!(health.rank(false), Rank::Flapping);

@@ -345,3 +345,4 @@ fn s32_flapping_and_who_carries_what_survive_a_restart() {
     again.wait(Duration::from_secs(60));
     assert_eq!(again.primary(), Some(2), "a steady one takes over once it has waited");
 }
+mod evidence;

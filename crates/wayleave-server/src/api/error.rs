@@ -67,6 +67,7 @@ impl From<CommandError> for ApiError {
                     | Refusal::NoSshCheck(_)
                     | Refusal::NoSite(_)
                     | Refusal::NoSiteHost { .. }
+                    | Refusal::NoCheck(_)
                     | Refusal::NoRoute { .. } => StatusCode::NOT_FOUND,
                     Refusal::UserExists(_)
                     | Refusal::UserHasNodes(_)
@@ -95,6 +96,8 @@ impl From<CommandError> for ApiError {
                     | Refusal::FreezeLength
                     | Refusal::SiteName(_)
                     | Refusal::SiteNumber(_)
+                    | Refusal::CheckTarget { .. }
+                    | Refusal::CheckPeriod
                     | Refusal::InvalidPrefix { .. } => StatusCode::UNPROCESSABLE_ENTITY,
                 };
                 Self::new(status, refusal.to_string())

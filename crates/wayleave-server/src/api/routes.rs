@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wayleave_model::{NodeId, Prefix, Route, RouteId};
-use wayleave_routes::{Rank, RouteState, StateWord};
+use wayleave_routes::{Conviction, Rank, RouteState, StateWord};
 use wayleave_store::{HistoryFilter, HistoryRow};
 use wayleave_tailnet::{ApproveMode, Command, Outcome, Tailnet};
 
@@ -89,12 +89,31 @@ pub(super) struct RouteBody {
     had_endpoint: bool,
     /// What its node reports of itself that breaks its routes.
     warnings: Vec<String>,
+    /// What stands against the node, or against its route to this prefix. One that acts makes the node down, or the route suspect.
+    convictions: Vec<ConvictionBody>,
 }
 
 /// What a node reports of itself that breaks its routes.
 fn warnings(tailnet: &Tailnet, node: NodeId) -> Vec<String> {
     let flags = tailnet.registry().node(node).into_iter().flat_map(|node| &node.hostinfo.debug_flags);
     flags.filter_map(|flag| wayleave_routes::router_fault(flag)).map(str::to_owned).collect()
+}
+
+/// A conviction that stands: evidence for which there is no proof to the contrary yet.
+#[derive(Debug, Serialize, ToSchema)]
+struct ConvictionBody {
+    /// The evidence, in the words of history and log.
+    cause: String,
+    since: String,
+    /// It counts; otherwise evidence of its kind is set to `observe`.
+    acts: bool,
+}
+
+impl ConvictionBody {
+    fn new(conviction: Conviction) -> Self {
+        let Conviction { cause, at, acts } = conviction;
+        Self { cause: cause.to_string(), since: at.to_string(), acts }
+    }
 }
 
 pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
@@ -112,6 +131,7 @@ pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
         | RouteState::Pending
         | RouteState::Expired => None,
     };
+    let convictions = table.convictions(row.node, &row.prefix).into_iter().map(ConvictionBody::new).collect();
     RouteBody {
         id: row.id.get(),
         node: node_ref(tailnet, row.node),
@@ -134,6 +154,7 @@ pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
         priority: row.priority,
         had_endpoint: row.had_endpoint,
         warnings: warnings(tailnet, row.node),
+        convictions,
     }
 }
 
@@ -385,7 +406,7 @@ struct HistoryBody {
     /// The prefix as people read it.
     shown: Option<String>,
     node: Option<NodeRef>,
-    /// `advertised`, `withdrawn`, `approved`, `disabled`, `primary changed` or `deleted`.
+    /// `advertised`, `withdrawn`, `approved`, `disabled`, `primary changed`, `convicted`, `observed`, `acquitted` or `deleted`.
     event: String,
     /// Who had the prefix, where it moved.
     from: Option<NodeRef>,

@@ -41,7 +41,7 @@ pub(super) async fn run(
     mut respond: SendResponse<Bytes>,
 ) {
     let app = Arc::clone(&connection.app);
-    let seat = app.sessions.open(node, authority);
+    let seat = app.sessions.open(node, authority, connection.meter.clone());
     let id = seat.id;
     app.control.event(Event::SessionOpened(node, id)).await;
     connection.carries(node, id);

@@ -56,8 +56,9 @@ impl Store {
             prefixes,
             flaps,
             seats,
-            sites,
+            path_checks,
             site_hosts,
+            sites,
             sequences,
             imported,
         } = loaded;
@@ -102,6 +103,10 @@ impl Store {
         }
         for SeatRow { prefix, group, holder } in seats {
             states::put_seat(db, *prefix, group, Some(holder)).await.map_err(failed)?;
+            count();
+        }
+        for check in path_checks {
+            write::put_path_check(db, check).await.map_err(failed)?;
             count();
         }
         for policy in older.iter().chain(policy) {

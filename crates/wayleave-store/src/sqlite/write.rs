@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 use wayleave_model::{
-    ApiKey, Approval, AuthKey, FlapRow, KeyHash, Node, NodeId, Owner, Prefix, RegisterMethod, Route, SeatHolder, Tag,
-    Timestamp, User,
+    ApiKey, Approval, AuthKey, FlapRow, KeyHash, Node, NodeId, Owner, PathCheck, Prefix, RegisterMethod, Route,
+    SeatHolder, Tag, Timestamp, User,
 };
 use wayleave_tailnet::{Committed, HistoryEntry, Plan, PolicyRow, Sequences, Write};
 
@@ -118,6 +118,11 @@ async fn apply(db: &mut SqliteConnection, write: &Write) -> Result<(), sqlx::Err
         Write::Node(node) => put_node(db, node).await,
         Write::DeleteNode(id) => delete(db, "DELETE FROM nodes WHERE id = $1", id.get()).await,
         Write::Route(route) => put_route(db, route).await,
+        Write::PathCheck(check) => put_path_check(db, check).await,
+        Write::DeletePathCheck(prefix) => {
+            let sql = "DELETE FROM path_checks WHERE prefix = $1";
+            sqlx::query(sql).bind(prefix.to_string()).execute(db).await.map(drop)
+        }
         Write::AuthKey(key) => put_auth_key(db, key).await,
         Write::DeleteAuthKey(id) => delete(db, "DELETE FROM auth_keys WHERE id = $1", id.get()).await,
         Write::ApiKey(key) => put_api_key(db, key).await,
@@ -169,6 +174,26 @@ pub(super) async fn put_policy(db: &mut SqliteConnection, row: &PolicyRow) -> Re
         .execute(db)
         .await
         .map(drop)
+}
+
+pub(super) async fn put_path_check(db: &mut SqliteConnection, check: &PathCheck) -> Result<(), sqlx::Error> {
+    let PathCheck { prefix, target, every, witness, set_at, set_by } = check;
+    sqlx::query(
+        "INSERT INTO path_checks (prefix, target, every_millis, witness, set_at, set_by)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (prefix) DO UPDATE SET
+             target = excluded.target, every_millis = excluded.every_millis, witness = excluded.witness,
+             set_at = excluded.set_at, set_by = excluded.set_by",
+    )
+    .bind(prefix.to_string())
+    .bind(target.to_string())
+    .bind(i64::try_from(every.as_millis()).unwrap_or(i64::MAX))
+    .bind(witness.as_ref().map(ToString::to_string))
+    .bind(set_at.as_millis())
+    .bind(set_by.to_string())
+    .execute(db)
+    .await
+    .map(drop)
 }
 
 pub(super) async fn put_node(db: &mut SqliteConnection, node: &Node) -> Result<(), sqlx::Error> {

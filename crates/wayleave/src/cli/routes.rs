@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::{Global, what_if};
+use super::{Global, checks, what_if};
 use crate::client::{Client, query};
 use crate::output::{self, Column};
 
@@ -59,6 +59,9 @@ pub enum Command {
     WhatIf(what_if::Case),
     /// List prefixes that several sites use, as far as that can be told, with the 4via6 prefix to use instead.
     Collisions,
+    /// Path checks: an address behind the routers of a prefix that has to answer.
+    #[command(subcommand)]
+    Check(checks::Command),
     /// Show what happened to routes, the newest first.
     History {
         /// Only of this prefix.
@@ -122,6 +125,7 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
         Command::Explain(ask) => explain::run(global, client, ask).await,
         Command::WhatIf(case) => what_if::run(global, client, case).await,
         Command::Collisions => what_if::collisions(global, client).await,
+        Command::Check(command) => checks::run(global, client, command).await,
         Command::History { prefix, node, limit } => {
             let limit = limit.map(|limit| limit.to_string());
             let parts = [("prefix", prefix.as_deref()), ("node", node.as_deref()), ("limit", limit.as_deref())];
@@ -170,9 +174,12 @@ pub fn columns() -> [Column; 6] {
             let state = output::show(&route["state"]);
             let dead_primary = route["is_primary"] == Value::Bool(true) && state != "primary";
             let state = if dead_primary { format!("{state}, primary") } else { state };
-            let state = match route["reason"].as_str() {
-                Some(reason) => format!("{state}: {reason}"),
-                None => state,
+            let acts = |conviction: &&Value| conviction["acts"] == Value::Bool(true);
+            let suspect = route["convictions"].as_array().into_iter().flatten().find(acts);
+            let state = match (route["reason"].as_str(), suspect) {
+                (Some(reason), _) => format!("{state}: {reason}"),
+                (None, Some(conviction)) => format!("{state}, suspect: {}", output::show(&conviction["cause"])),
+                (None, None) => state,
             };
             match output::show(&route["warnings"]).as_str() {
                 "-" => state,

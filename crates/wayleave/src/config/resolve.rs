@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use toml::Value;
 use wayleave_model::{Failback, PrefixSettings, duration};
-use wayleave_server::options::{DerpOptions, DnsOptions, HistoryLimits, Limits, Options, OwnDerp, Probes, TlsFiles};
+use wayleave_server::options::{
+    DerpOptions, DnsOptions, Evidence, HistoryLimits, Limits, Options, OwnDerp, Probes, TlsFiles,
+};
 use wayleave_server::tailnet;
 use wayleave_server::wire::{DnsConfig, DnsRecord, Resolver};
 
@@ -124,6 +126,7 @@ pub fn options(layers: &Layers, data_dir: &Path) -> Result<Options, ConfigError>
             stuck: read.period("limits.stuck")?,
         },
         probes: probes(&read)?,
+        evidence: evidence(&read)?,
         history: HistoryLimits {
             max_age: read.duration("history.max_age")?,
             max_entries: read.number("history.max_entries")?,
@@ -334,6 +337,7 @@ fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError>
             flap_losses: read.number("routes.flap_losses")?,
             flap_loss_window: read.duration("routes.flap_loss_window")?,
             flap_hold: read.duration("routes.flap_hold")?,
+            judging: judging(read)?,
         },
         addresses,
         ephemeral_timeout: read.duration("nodes.ephemeral_timeout")?,
@@ -346,6 +350,42 @@ fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError>
         common_loss_sessions: read.number("routes.common_loss_sessions")?,
         max_routes_per_node: read.number("nodes.max_routes")?,
         ..defaults
+    })
+}
+
+fn judging(read: &Reader<'_>) -> Result<tailnet::Judging, ConfigError> {
+    let mut modes = BTreeMap::new();
+    for kind in tailnet::Kind::ALL {
+        modes.insert(kind, read.parsed(&format!("evidence.{}", kind.word()), "takes `off`, `observe` or `act`")?);
+    }
+    let times = |name| match read.number(name)? {
+        0 => Err(read.fault(name, "must be more than nothing")),
+        times => Ok(times),
+    };
+    Ok(tailnet::Judging {
+        modes,
+        late: read.period("probes.late")?,
+        ping_deadline: read.period("probes.deadline")?,
+        echo_misses: times("evidence.echo_misses")?,
+        probe_rounds: times("evidence.probe_rounds")?,
+        probe_settle: read.duration("evidence.probe_settle")?,
+        path_misses: times("evidence.path_misses")?,
+        hold_lasts: read.duration("evidence.hold_lasts")?,
+        hold_most: read.duration("evidence.hold_most")?,
+        forget_after: read.period("evidence.forget_after")?,
+    })
+}
+
+fn evidence(read: &Reader<'_>) -> Result<Evidence, ConfigError> {
+    Ok(Evidence {
+        echo_every: read.period("evidence.echo_every")?,
+        probe_every: read.period("evidence.probe_every")?,
+        probe_within: read.period("evidence.probe_within")?,
+        probe_witnesses: read.number("evidence.probe_witnesses")?,
+        probe_budget: read.number("evidence.probe_budget")?,
+        witness: read.optional("evidence.witness", "takes a tag such as tag:witness")?,
+        path_within: read.period("evidence.path_within")?,
+        hold_every: read.period("evidence.hold_every")?,
     })
 }
 
@@ -387,6 +427,7 @@ mod tests {
             ("dns.extra_records=[{ name = \"a\" }]", "takes [{ name ="),
             ("probes.keep_alive=3m", "must be less than 120s"),
             ("probes.router_every=0s", "must be more than nothing"),
+            ("evidence.ping=on", "takes `off`, `observe` or `act`"),
         ] {
             let error = resolve(&[set]).unwrap_err();
             assert!(error.contains(expected), "{set}: {error}");

@@ -1,0 +1,150 @@
+//! Judges path checks: a witness pings an address behind a router, through it.
+//!
+//! A check convicts a router that it has seen pass before, after two misses in a row, and only while another candidate could do better: one
+//! that passes the check, or has not failed it. So where the target itself is down, or nothing behind any router answers, nobody is
+//! convicted and nothing moves between routers that are no better than each other. A conviction stands until the router passes the check.
+//!
+//! A target that is down and a router whose leg is dead look the same from outside. Where another candidate has an address of its own inside
+//! the prefix, the witness is asked for that address too, through the same router: if it answers, the router's leg is alive, and the miss
+//! is the target's ([`PathOutcome::Spared`]).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use wayleave_model::{NodeId, Prefix, Timestamp};
+
+use crate::election::Rank;
+use crate::evidence::Kind;
+use crate::reason::Cause;
+use crate::table::{Effect, RouteTable};
+
+/// What came of one check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathOutcome {
+    /// The target answered.
+    Passed,
+    /// The target did not answer, but something else behind the router did.
+    Spared,
+    /// Nothing answered.
+    Missed,
+}
+
+/// As what a router was checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It carried the prefix.
+    Primary,
+    /// It stood by, and one witness alone was led through it.
+    Standby,
+}
+
+/// One check, and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathRound {
+    /// The prefix that is checked.
+    pub prefix: Prefix,
+    /// The address that was asked for.
+    pub target: IpAddr,
+    /// As what the router was checked.
+    pub role: Role,
+    /// When the witness was asked.
+    pub asked_at: Timestamp,
+    /// When the look was due.
+    pub due: Timestamp,
+    /// What came of it.
+    pub outcome: PathOutcome,
+}
+
+/// What checks have said of one route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathRecord {
+    /// It passed once; only then can it fail.
+    pub passed: bool,
+    /// Misses in a row.
+    pub misses: u32,
+    /// When it was last found out about.
+    pub at: Option<Timestamp>,
+}
+
+impl RouteTable {
+    /// Path checks changed. One that has another target, or is gone, has convicted nobody.
+    pub(crate) fn put_path_checks(&mut self, checks: BTreeMap<Prefix, IpAddr>, now: Timestamp, out: &mut Vec<Effect>) {
+        let before = std::mem::replace(&mut self.path_checks, checks);
+        let changed = before.into_iter().filter(|(prefix, target)| self.path_checks.get(prefix) != Some(target));
+        for prefix in changed.map(|(prefix, _)| prefix).collect::<Vec<_>>() {
+            for node in self.holders(&prefix).collect::<Vec<_>>() {
+                if let Some(suspicion) =
+                    self.routers.get_mut(&node).and_then(|router| router.suspicions.get_mut(&prefix))
+                {
+                    suspicion.path = PathRecord::default();
+                }
+                self.clear(node, prefix, Kind::Path, now, out);
+            }
+        }
+    }
+
+    /// What checks have said of a node's route to a prefix.
+    pub fn path_record(&self, node: NodeId, prefix: &Prefix) -> PathRecord {
+        let suspicion = self.routers.get(&node).and_then(|router| router.suspicions.get(prefix));
+        suspicion.map(|suspicion| suspicion.path).unwrap_or_default()
+    }
+
+    /// A check is over. One of another target, or of a router that was something else when it began, is stale.
+    pub(crate) fn path_checked(&mut self, node: NodeId, round: PathRound, now: Timestamp, out: &mut Vec<Effect>) {
+        let PathRound { prefix, target, role, asked_at, due, outcome } = round;
+        let seat = self.seat(&prefix);
+        let is_primary = seat.is_some_and(|seat| seat.node == node);
+        let stale = match role {
+            Role::Primary => !is_primary || seat.is_some_and(|seat| seat.since > asked_at),
+            Role::Standby => is_primary,
+        };
+        if self.path_checks.get(&prefix) != Some(&target) || self.row_of(node, &prefix).is_none() || stale {
+            return;
+        }
+        let late = self.settings.judging.is_late(due, now);
+        let misses = self.settings.judging.path_misses;
+        let Some(router) = self.routers.get_mut(&node) else { return };
+        let record = &mut router.suspicions.entry(prefix).or_default().path;
+        record.at = Some(now);
+        match outcome {
+            PathOutcome::Passed | PathOutcome::Spared => {
+                let failed = record.misses >= misses;
+                record.passed |= outcome == PathOutcome::Passed;
+                record.misses = 0;
+                self.clear(node, prefix, Kind::Path, now, out);
+                // Others may be convicted once somebody passes.
+                if failed {
+                    self.mark(prefix);
+                }
+            }
+            PathOutcome::Missed if late => {}
+            PathOutcome::Missed => {
+                record.misses = record.misses.saturating_add(1);
+                if record.misses == misses {
+                    self.mark(prefix);
+                }
+            }
+        }
+    }
+
+    fn fails(&self, node: NodeId, prefix: &Prefix) -> bool {
+        self.path_record(node, prefix).misses >= self.settings.judging.path_misses
+    }
+
+    /// Convicts those that fail the check, if somebody else could do better.
+    pub(crate) fn judge_paths(&mut self, prefix: Prefix, now: Timestamp, out: &mut Vec<Effect>) {
+        if !self.path_checks.contains_key(&prefix) {
+            return;
+        }
+        let candidates = self.candidates(&prefix);
+        let better = candidates.iter().any(|candidate| {
+            let up = !matches!(candidate.rank, Rank::Suspect(_) | Rank::Down(_));
+            up && !self.fails(candidate.node, &prefix)
+        });
+        for candidate in candidates.iter().filter(|_| better) {
+            if self.fails(candidate.node, &prefix) && self.path_record(candidate.node, &prefix).passed {
+                self.suspect(candidate.node, prefix, Cause::PathCheckMissed, now, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Path checks: what has to answer behind the routers of a prefix.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use wayleave_model::{PathCheck, WitnessChoice};
+use wayleave_routes::PathOutcome;
+use wayleave_tailnet::{Command, NewPathCheck, Tailnet};
+
+use super::error::{ApiError, Body, ErrorBody};
+use super::routes::{NodeRef, node_ref};
+use super::{ApiState, Caller, nodes};
+use crate::probe;
+
+/// How often a target is asked for where nobody says.
+const EVERY: Duration = Duration::from_secs(2);
+
+pub(super) fn router() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new().routes(routes!(list, set)).routes(routes!(remove)).routes(routes!(run))
+}
+
+/// What a check has said of one router.
+#[derive(Debug, Serialize, ToSchema)]
+struct CheckedBody {
+    node: NodeRef,
+    primary: bool,
+    /// It passed once. Only then can it be convicted.
+    passed: bool,
+    /// Misses in a row.
+    misses: u32,
+    /// When it was last checked; absent: never.
+    at: Option<String>,
+}
+
+/// A path check.
+#[derive(Debug, Serialize, ToSchema)]
+struct CheckBody {
+    prefix: String,
+    target: String,
+    every_millis: u64,
+    /// Who looks: a tag or a node; absent: the server chooses.
+    witness: Option<String>,
+    set_at: String,
+    set_by: String,
+    /// Why the target proves nothing as things are, so that nothing is asked.
+    fault: Option<String>,
+    routers: Vec<CheckedBody>,
+}
+
+fn body(check: &PathCheck, tailnet: &Tailnet) -> CheckBody {
+    let PathCheck { prefix, target, every, witness, set_at, set_by } = check;
+    let table = tailnet.routes();
+    let checked = |node| {
+        let record = table.path_record(node, prefix);
+        CheckedBody {
+            node: node_ref(tailnet, node),
+            primary: table.seat(prefix).is_some_and(|seat| seat.node == node),
+            passed: record.passed,
+            misses: record.misses,
+            at: record.at.map(|at| at.to_string()),
+        }
+    };
+    CheckBody {
+        prefix: prefix.to_string(),
+        target: target.to_string(),
+        every_millis: u64::try_from(every.as_millis()).unwrap_or(u64::MAX),
+        witness: witness.as_ref().map(|witness| match witness {
+            WitnessChoice::Tag(tag) => tag.to_string(),
+            WitnessChoice::Node(node) => node_ref(tailnet, *node).name,
+        }),
+        set_at: set_at.to_string(),
+        set_by: set_by.to_string(),
+        fault: tailnet.target_fault(prefix, *target).map(|fault| fault.to_string()),
+        routers: table.holders(prefix).map(checked).collect(),
+    }
+}
+
+/// All path checks.
+#[utoipa::path(get, path = "/api/v2/routes/checks", tag = "routes", responses((status = 200, body = Vec<CheckBody>)))]
+async fn list(State(state): State<ApiState>) -> Result<Json<Vec<CheckBody>>, ApiError> {
+    let all = state.app.control.read(|tailnet| tailnet.path_checks().map(|check| body(check, tailnet)).collect());
+    Ok(Json(all.await?))
+}
+
+/// A check to be set.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SetCheck {
+    /// Of which prefix; one that it has is replaced.
+    prefix: String,
+    /// An address behind its routers that answers pings.
+    target: String,
+    /// How often it is asked for, in milliseconds; 2000 where it is not said, 1000 to 3600000.
+    every_millis: Option<u64>,
+    /// Who looks: a tag such as `tag:witness`, or a node by id, name or address. Not said: the server chooses.
+    witness: Option<String>,
+}
+
+/// Sets the path check of a prefix.
+#[utoipa::path(put, path = "/api/v2/routes/checks", tag = "routes", request_body = SetCheck,
+    responses((status = 200, body = CheckBody), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+async fn set(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Body(SetCheck { prefix: text, target, every_millis, witness }): Body<SetCheck>,
+) -> Result<Json<CheckBody>, ApiError> {
+    let prefix = state.prefix(&text)?;
+    let target: IpAddr = target.parse().map_err(|_| ApiError::bad(format!("`{target}` is no address")))?;
+    let every = every_millis.map_or(EVERY, Duration::from_millis);
+    let control = &state.app.control;
+    let witness = match witness {
+        None => None,
+        Some(tag) if tag.starts_with("tag:") => Some(WitnessChoice::Tag(tag.parse().map_err(ApiError::bad)?)),
+        Some(node) => Some(WitnessChoice::Node(control.read(move |tailnet| nodes::find(tailnet, &node)).await??)),
+    };
+    let new = NewPathCheck { prefix, target, every, witness, by: caller.0 };
+    control.command(Command::SetPathCheck(Box::new(new))).await?;
+    let set = control.read(move |tailnet| tailnet.path_check(&prefix).map(|check| body(check, tailnet))).await?;
+    set.map(Json).ok_or_else(|| ApiError::new(StatusCode::CONFLICT, "somebody took it back in the same moment"))
+}
+
+/// Of which prefix.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Of {
+    prefix: String,
+}
+
+/// Takes the path check of a prefix back. What it convicted is acquitted.
+#[utoipa::path(post, path = "/api/v2/routes/checks/remove", tag = "routes", request_body = Of,
+    responses((status = 204), (status = 404, body = ErrorBody)))]
+async fn remove(State(state): State<ApiState>, Body(of): Body<Of>) -> Result<StatusCode, ApiError> {
+    let prefix = state.prefix(&of.prefix)?;
+    state.app.control.command(Command::RemovePathCheck { prefix }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What came of a check.
+#[derive(Debug, Serialize, ToSchema)]
+struct RunBody {
+    /// Who carries the prefix.
+    router: NodeRef,
+    /// Who looked; absent: nobody could.
+    witness: Option<NodeRef>,
+    /// `passed`, `missed`, `target down` (something else behind the router answered) or `unknown` (nobody could look).
+    outcome: &'static str,
+    /// The round trip.
+    milliseconds: Option<f64>,
+}
+
+/// Runs the path check of a prefix now. It counts like any other.
+#[utoipa::path(post, path = "/api/v2/routes/checks/run", tag = "routes", request_body = Of,
+    responses((status = 200, body = RunBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn run(State(state): State<ApiState>, Body(of): Body<Of>) -> Result<Json<RunBody>, ApiError> {
+    let prefix = state.prefix(&of.prefix)?;
+    let control = &state.app.control;
+    let known = control.read(move |tailnet| {
+        let check = tailnet.path_check(&prefix)?;
+        Some(tailnet.target_fault(&prefix, check.target))
+    });
+    match known.await? {
+        None => {
+            return Err(ApiError::none(format!(
+                "{prefix} has no path check; set one with `wayleave routes check set`"
+            )));
+        }
+        Some(Some(fault)) => {
+            return Err(ApiError::new(StatusCode::CONFLICT, format!("the target proves nothing: {fault}")));
+        }
+        Some(None) => {}
+    }
+    let report = probe::run_check(&state.app, prefix).await;
+    let report = report.ok_or_else(|| ApiError::new(StatusCode::CONFLICT, format!("nobody carries {prefix}")))?;
+    let outcome = match report.outcome {
+        Some(PathOutcome::Passed) => "passed",
+        Some(PathOutcome::Missed) => "missed",
+        Some(PathOutcome::Spared) => "target down",
+        None => "unknown",
+    };
+    let milliseconds = report.latency.map(|latency| latency.as_secs_f64() * 1000.0);
+    let done = control.read(move |tailnet| RunBody {
+        router: node_ref(tailnet, report.router),
+        witness: report.witness.map(|witness| node_ref(tailnet, witness)),
+        outcome,
+        milliseconds,
+    });
+    Ok(Json(done.await?))
+}

@@ -1,0 +1,143 @@
+//! Path checks: a witness pings an address behind the router that carries a prefix.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep_until, timeout};
+use wayleave_model::{NodeId, PathCheck, Prefix, WitnessChoice};
+use wayleave_routes::{PathOutcome, PathRound, Role, Testimony};
+use wayleave_tailnet::{Event, NodeView, Tailnet};
+use wayleave_wire::ping::PeerPing;
+
+use super::{Word, reach};
+use crate::app::App;
+
+/// How often the list of checks is looked at for new ones.
+const LOOK: Duration = Duration::from_millis(500);
+/// So many witnesses that know no way are asked in one check.
+const MOST_TRIES: usize = 8;
+/// Others' addresses that are asked for when the target does not answer.
+const MOST_OTHERS: usize = 3;
+
+/// What one check came to.
+#[derive(Clone, Debug)]
+pub(crate) struct PathReport {
+    /// Who carried the prefix.
+    pub(crate) router: NodeId,
+    /// Who was asked. `None`: nobody could be.
+    pub(crate) witness: Option<NodeId>,
+    /// What came of it. `None`: nothing can be said.
+    pub(crate) outcome: Option<PathOutcome>,
+    /// The round trip, where there was one.
+    pub(crate) latency: Option<Duration>,
+}
+
+/// Runs every check when it is due.
+pub(super) async fn checks(app: Arc<App>) {
+    let mut due: BTreeMap<Prefix, Instant> = BTreeMap::new();
+    loop {
+        let now = Instant::now();
+        let Ok(all) = app.control.read(|tailnet| tailnet.path_checks().cloned().collect::<Vec<_>>()).await else {
+            return;
+        };
+        due.retain(|prefix, _| all.iter().any(|check| check.prefix == *prefix));
+        for check in all {
+            let at = due.entry(check.prefix).or_insert(now);
+            if *at <= now {
+                // Its own time, not that of whoever was late: a check that was held up is not made up for.
+                *at = now + check.every;
+                let app = Arc::clone(&app);
+                tokio::spawn(async move { run_check(&app, check.prefix).await });
+            }
+        }
+        let next = due.values().min().map_or(now + LOOK, |at| (*at).min(now + LOOK));
+        tokio::select! {
+            () = app.stop.cancelled() => return,
+            () = sleep_until(next) => {}
+        }
+    }
+}
+
+/// What a check needs to know.
+struct Task {
+    check: PathCheck,
+    router: NodeId,
+    router_name: String,
+    /// Addresses of other candidates inside the prefix: if one of them answers through the router, its leg is alive.
+    others: Vec<IpAddr>,
+}
+
+impl Task {
+    /// `None`: there is no such check, nobody carries the prefix, or the target can't be reached through it as things are.
+    fn find(tailnet: &Tailnet, prefix: &Prefix) -> Option<Self> {
+        let check = tailnet.path_check(prefix)?.clone();
+        let router = tailnet.routes().seat(prefix)?.node;
+        if tailnet.target_fault(prefix, check.target).is_some() {
+            return None;
+        }
+        let router_name = tailnet.registry().node(router)?.given_name.to_string();
+        let holders = tailnet.routes().holders(prefix).filter(|node| *node != router);
+        let others = holders.filter_map(|node| tailnet.routes().own_address(node, prefix));
+        let others = others.filter(|address| *address != check.target).take(MOST_OTHERS).collect();
+        Some(Self { check, router, router_name, others })
+    }
+}
+
+/// Runs one check now, and tells the route table. `None`: there is nothing to be checked.
+pub(crate) async fn run_check(app: &App, prefix: Prefix) -> Option<PathReport> {
+    let task = app.control.read(move |tailnet| Task::find(tailnet, &prefix)).await.ok()??;
+    let within = app.options.evidence.path_within;
+    let snapshot = app.control.snapshot();
+    let view = snapshot.node(task.router)?;
+    let named = |view: &NodeView| match &task.check.witness {
+        None => app.options.evidence.witness.as_ref().is_none_or(|tag| view.node.owner.has_tag(tag)),
+        Some(WitnessChoice::Tag(tag)) => view.node.owner.has_tag(tag),
+        Some(WitnessChoice::Node(node)) => view.node.id == *node,
+    };
+    let witnesses = app.witnesses.behind(view, &prefix, &snapshot, named);
+    let mut report = PathReport { router: task.router, witness: None, outcome: None, latency: None };
+    for witness in witnesses.into_iter().take(MOST_TRIES) {
+        let asked_at = app.control.clock().now();
+        let due = asked_at + within;
+        let mut target = pin!(reach(app, witness, PeerPing::Icmp, task.check.target, within));
+        let (word, spared) = match timeout(within / 3, &mut target).await {
+            Ok(word) => (word, false),
+            Err(_) => tokio::join!(target, others_answer(app, witness, &task.others, within.mul_f64(2.0 / 3.0))),
+        };
+        let outcome = match word {
+            Word::Reached(answer) => {
+                // The client names the node that it routed to: one that went through another router is no news of this one.
+                if !answer.node_name.is_empty() && answer.node_name != task.router_name {
+                    continue;
+                }
+                report.latency = Duration::try_from_secs_f64(answer.latency_seconds).ok();
+                PathOutcome::Passed
+            }
+            Word::Silent if spared => PathOutcome::Spared,
+            Word::Silent => PathOutcome::Missed,
+            Word::NoPeer => {
+                app.witnesses.accepts_no_routes(witness);
+                continue;
+            }
+            Word::Nothing => continue,
+        };
+        report.witness = Some(witness);
+        report.outcome = Some(outcome);
+        let target = task.check.target;
+        let round = PathRound { prefix, target, role: Role::Primary, asked_at, due, outcome };
+        tracing::trace!(node.id = %task.router, route.prefix = %prefix, ?outcome, "a path check is over");
+        app.control.event(Event::Evidence(task.router, Testimony::Path(round))).await;
+        break;
+    }
+    Some(report)
+}
+
+/// Whether something else behind the router answers.
+async fn others_answer(app: &App, witness: NodeId, others: &[IpAddr], within: Duration) -> bool {
+    let words = others.iter().map(|address| reach(app, witness, PeerPing::Icmp, *address, within));
+    join_all(words).await.into_iter().any(|word| matches!(word, Word::Reached(_)))
+}

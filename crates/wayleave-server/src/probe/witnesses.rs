@@ -1,0 +1,121 @@
+//! Who is asked about a router. The choice is [`witness::choose`]; here is who may be chosen, and what is remembered of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wayleave_model::{NodeId, Prefix, Tag};
+use wayleave_policy::Steering;
+use wayleave_routes::witness::{self, Applicant, Class};
+use wayleave_tailnet::{NodeView, Snapshot};
+
+use crate::options::Evidence;
+
+/// How often a router with enough witnesses gets others, should better ones have come.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How often one with too few is looked at again. It costs a look at every node.
+const LOOK_FOR_MORE: Duration = Duration::from_secs(5);
+/// How long a client that said that it accepts no routes is not asked about addresses behind routers.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// TSMP came with this capability version (protocol.md 6.2).
+const ANSWERS_TSMP: u16 = 31;
+
+/// Who is asked about whom.
+#[derive(Debug, Default)]
+pub(crate) struct Witnesses {
+    chosen: Mutex<BTreeMap<NodeId, Chosen>>,
+    /// Clients that accept no routes, and when they said so.
+    closed: Mutex<BTreeMap<NodeId, Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Chosen {
+    witnesses: Vec<NodeId>,
+    looked_at: Option<Instant>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Witnesses {
+    /// Who is asked about a router. They stay the same as long as they can testify.
+    pub(super) fn of(&self, router: &NodeView, snapshot: &Snapshot, options: &Evidence) -> Vec<NodeId> {
+        let mut all = lock(&self.chosen);
+        let chosen = all.entry(router.node.id).or_default();
+        let before = chosen.witnesses.len();
+        let can = |view: &NodeView| may_testify(snapshot, view, router, options.witness.as_ref());
+        chosen.witnesses.retain(|id| snapshot.node(*id).is_some_and(|view| can(view)));
+        let patience = if chosen.witnesses.len() < options.probe_witnesses { LOOK_FOR_MORE } else { LOOK_AGAIN };
+        let look =
+            chosen.witnesses.len() < before || chosen.looked_at.is_none_or(|looked_at| looked_at.elapsed() >= patience);
+        if look {
+            let applicants: Vec<Applicant> =
+                snapshot.nodes.values().filter(|view| can(view)).map(|v| apply(v)).collect();
+            chosen.witnesses = witness::choose(router.node.id, &applicants, options.probe_witnesses);
+            chosen.looked_at = Some(Instant::now());
+        }
+        chosen.witnesses.clone()
+    }
+
+    /// Who may be asked about an address behind a router, the best first.
+    pub(super) fn behind(
+        &self,
+        router: &NodeView,
+        prefix: &Prefix,
+        snapshot: &Snapshot,
+        named: impl Fn(&NodeView) -> bool,
+    ) -> Vec<NodeId> {
+        let mut closed = lock(&self.closed);
+        closed.retain(|_, at| at.elapsed() < ASK_AGAIN);
+        let applicants: Vec<Applicant> = snapshot
+            .nodes
+            .values()
+            .filter(|view| !closed.contains_key(&view.node.id) && named(view))
+            .filter(|view| may_testify(snapshot, view, router, None))
+            // Who is steered through a group looks behind the group's router.
+            .filter(|view| snapshot.policy.steering(view.node.id, prefix) == Steering::Primary)
+            .map(|view| apply(view))
+            .collect();
+        witness::choose(router.node.id, &applicants, applicants.len())
+    }
+
+    /// A client accepts no routes.
+    pub(super) fn accepts_no_routes(&self, node: NodeId) {
+        lock(&self.closed).insert(node, Instant::now());
+    }
+
+    pub(super) fn forget_gone(&self, snapshot: &Snapshot) {
+        lock(&self.chosen).retain(|router, _| snapshot.node(*router).is_some());
+    }
+}
+
+fn apply(view: &NodeView) -> Applicant {
+    let node = &view.node;
+    Applicant { node: node.id, class: Class::of(&node.owner, &node.hostinfo.os), owner: node.owner.user() }
+}
+
+/// Whether a client is connected, can ping, and is let by the policy to use a router.
+fn may_testify(snapshot: &Snapshot, witness: &NodeView, router: &NodeView, tag: Option<&Tag>) -> bool {
+    let (id, router_id) = (witness.node.id, router.node.id);
+    let uses = |prefix: &Prefix| {
+        if prefix.is_exit() {
+            snapshot.policy.may_exit(id, router_id)
+        } else {
+            snapshot.policy.steering(id, prefix) != Steering::Nowhere
+        }
+    };
+    // Another router of the same prefix may reach it through what is behind both, where nobody else is.
+    let shares = |prefix: &Prefix| !prefix.is_exit() && witness.approved.contains(prefix);
+    // The official Rust client passes over everything but echoes (protocol.md 6.2).
+    id != router_id
+        && witness.session.is_some()
+        && !witness.expired
+        && witness.node.capability >= ANSWERS_TSMP
+        && !witness.node.hostinfo.app.starts_with("tailscale-rs")
+        && tag.is_none_or(|tag| witness.node.owner.has_tag(tag))
+        && snapshot.policy.sees(id, router_id)
+        && router.approved.iter().any(uses)
+        && !router.approved.iter().any(shares)
+}

@@ -1,0 +1,108 @@
+//! Path checks: how one is set and taken back, and which targets prove nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use wayleave_model::{Approver, NodeId, PathCheck, Prefix, Timestamp, WitnessChoice};
+use wayleave_routes::Input;
+
+use crate::command::{Outcome, Refusal};
+use crate::plan::{Draft, Plan, Write};
+use crate::tailnet::{Effect, Tailnet};
+
+/// A check to be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPathCheck {
+    /// Of which prefix; one that it has is replaced.
+    pub prefix: Prefix,
+    /// The address behind its routers.
+    pub target: IpAddr,
+    /// How often; 1 s to 1 h.
+    pub every: Duration,
+    /// Who looks. `None`: the server chooses.
+    pub witness: Option<WitnessChoice>,
+    /// Who sets it.
+    pub by: Approver,
+}
+
+/// Why an address can't be the target of a path check: it would answer, or not, for other reasons than the prefix's routers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetFault {
+    /// Exits are never elected.
+    #[error("an exit is never elected, so there is nothing to check: each client chooses its own")]
+    Exit,
+    /// It is not behind the routers of the prefix.
+    #[error("it is not inside the prefix")]
+    Outside,
+    /// The router answers for itself.
+    #[error("it is an address of node {0}, a router of the prefix, which answers for itself whatever is behind it")]
+    Candidate(NodeId),
+    /// Clients reach it through the routers of another prefix.
+    #[error("clients reach it through the longer route {0}")]
+    LongerRoute(Prefix),
+}
+
+impl Tailnet {
+    /// All path checks, by prefix.
+    pub fn path_checks(&self) -> impl Iterator<Item = &PathCheck> {
+        self.path_checks.values()
+    }
+
+    /// The path check of a prefix.
+    pub fn path_check(&self, prefix: &Prefix) -> Option<&PathCheck> {
+        self.path_checks.get(prefix)
+    }
+
+    /// Why an address proves nothing about the routers of a prefix, as things are; `None`: it does.
+    pub fn target_fault(&self, prefix: &Prefix, target: IpAddr) -> Option<TargetFault> {
+        if prefix.is_exit() {
+            return Some(TargetFault::Exit);
+        }
+        if !prefix.contains(target) {
+            return Some(TargetFault::Outside);
+        }
+        let own = |node: &NodeId| {
+            let node = self.registry.node(*node);
+            node.is_some_and(|node| node.endpoints.iter().any(|endpoint| endpoint.address.ip() == target))
+        };
+        if let Some(node) = self.routes.holders(prefix).find(own) {
+            return Some(TargetFault::Candidate(node));
+        }
+        let longer = self.routes.rows().find(|row| {
+            row.enabled && row.advertised && row.prefix.bits() > prefix.bits() && row.prefix.contains(target)
+        });
+        longer.map(|row| TargetFault::LongerRoute(row.prefix))
+    }
+
+    pub(crate) fn plan_set_path_check(&self, mut draft: Draft, check: NewPathCheck) -> Result<Plan, Refusal> {
+        let NewPathCheck { prefix, target, every, witness, by } = check;
+        if let Some(fault) = self.target_fault(&prefix, target) {
+            return Err(Refusal::CheckTarget { target, prefix, fault });
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&every) {
+            return Err(Refusal::CheckPeriod);
+        }
+        if let Some(WitnessChoice::Node(node)) = witness {
+            self.existing(node)?;
+        }
+        let set_at = draft.now;
+        draft.write(Write::PathCheck(PathCheck { prefix, target, every, witness, set_at, set_by: by }));
+        Ok(draft.done(Outcome::Done))
+    }
+
+    pub(crate) fn plan_remove_path_check(&self, mut draft: Draft, prefix: Prefix) -> Result<Plan, Refusal> {
+        if !self.path_checks.contains_key(&prefix) {
+            return Err(Refusal::NoCheck(prefix));
+        }
+        draft.write(Write::DeletePathCheck(prefix));
+        Ok(draft.done(Outcome::Done))
+    }
+
+    /// Tells the route table what is checked.
+    pub(crate) fn checks_changed(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let targets: BTreeMap<Prefix, IpAddr> =
+            self.path_checks.values().map(|check| (check.prefix, check.target)).collect();
+        self.route_input(Input::PathChecks(targets), now, out);
+    }
+}

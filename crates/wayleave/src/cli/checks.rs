@@ -1,0 +1,89 @@
+//! `wayleave routes check`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::{Global, done, duration};
+use crate::client::Client;
+use crate::output::{self, Column};
+
+/// What to do with path checks: an address behind the routers of a prefix that has to answer.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Set the check of a prefix.
+    Set {
+        /// Which prefix.
+        prefix: String,
+        /// An address inside it that answers pings, and is none of a router's own.
+        #[arg(long, value_name = "ADDRESS")]
+        target: String,
+        /// How often it is asked for: 1s to 1h.
+        #[arg(long, value_parser = duration, default_value = "2s")]
+        every: Duration,
+        /// Who looks: a tag, or a node by id, name or address. Not said: the server chooses.
+        #[arg(long, value_name = "N|TAG")]
+        witness: Option<String>,
+    },
+    /// List checks, and what they have said of each router.
+    List,
+    /// Take the check of a prefix back.
+    Remove {
+        /// Which prefix.
+        prefix: String,
+    },
+    /// Run the check of a prefix now.
+    Run {
+        /// Which prefix.
+        prefix: String,
+    },
+}
+
+pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Set { prefix, target, every, witness } => {
+            let body = json!({ "prefix": prefix, "target": target, "witness": witness,
+                "every_millis": u64::try_from(every.as_millis()).unwrap_or(u64::MAX) });
+            let check = client.ask(Method::PUT, "/api/v2/routes/checks", Some(&body)).await?;
+            done(global, &check, &format!("{target} is asked for behind whoever carries {prefix}"))
+        }
+        Command::List => {
+            let checks = client.ask(Method::GET, "/api/v2/routes/checks", None).await?;
+            output::list(global.output, &checks, &columns())
+        }
+        Command::Remove { prefix } => {
+            let body = json!({ "prefix": prefix });
+            let answer = client.ask(Method::POST, "/api/v2/routes/checks/remove", Some(&body)).await?;
+            done(global, &answer, &format!("{prefix} is not checked any more"))
+        }
+        Command::Run { prefix } => {
+            let answer =
+                client.ask(Method::POST, "/api/v2/routes/checks/run", Some(&json!({ "prefix": prefix }))).await?;
+            output::one(global.output, &answer)
+        }
+    }
+}
+
+fn columns() -> [Column; 6] {
+    [
+        Column::text("PREFIX", "prefix"),
+        Column::text("TARGET", "target"),
+        Column::with("EVERY", |check: &Value| format!("{} ms", check["every_millis"])),
+        Column::text("WITNESS", "witness"),
+        Column::with("ROUTERS", |check: &Value| {
+            let of = |router: &Value| {
+                let word = match (router["misses"].as_u64(), router["passed"] == Value::Bool(true)) {
+                    _ if router["at"].is_null() => "not checked yet".to_owned(),
+                    (Some(misses), _) if misses > 0 => format!("missed {misses}"),
+                    (_, true) => "passes".to_owned(),
+                    (_, false) => "never passed".to_owned(),
+                };
+                format!("{}: {word}", output::show(&router["node"]))
+            };
+            check["routers"].as_array().into_iter().flatten().map(of).collect::<Vec<_>>().join(", ")
+        }),
+        Column::text("FAULT", "fault"),
+    ]
+}

@@ -1,0 +1,222 @@
+//! What real clients live through when a router is broken in ways that its own connection does not tell.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use super::net::RELAY;
+use super::rig::{LAN, LAN_HOST, Rig, SOON, wait_for};
+use super::stories::{Story, two_routers};
+use crate::say;
+
+/// All of them.
+pub const ALL: &[(&str, Story)] = &[
+    ("s15_a_router_that_lost_its_lan_interface_or_address_is_replaced", lan_interface_gone),
+    ("s15_a_router_whose_lan_leg_is_dead_is_replaced", lan_leg_dead),
+    ("s15_a_router_without_udp_and_relay_is_replaced", without_udp_and_relay),
+    ("s10_a_router_without_control_keeps_its_prefix_for_thirty_seconds", without_control),
+];
+
+/// What stands against a node's route to the LAN.
+pub fn convictions(rig: &Rig, node: &str) -> anyhow::Result<Vec<String>> {
+    let routes = rig.json(&["routes", "list", "--node", node, "--prefix", LAN])?;
+    let all = routes[0]["convictions"].as_array().into_iter().flatten();
+    Ok(all.map(|conviction| conviction["cause"].as_str().unwrap_or_default().to_owned()).collect())
+}
+
+/// Waits until exactly this stands against a node's route to the LAN.
+pub fn wait_convicted(rig: &Rig, node: &str, of: &[&str]) -> anyhow::Result<()> {
+    wait_for(&format!("{node} stands convicted of {of:?}"), SOON, || {
+        let now = convictions(rig, node)?;
+        if now == of { Ok(true) } else { anyhow::bail!("it is {now:?}") }
+    })
+}
+
+/// Has the LAN's host asked for behind whoever carries the LAN, and waits until the check has passed. A check that was there is set anew,
+/// which forgets what it has said.
+pub fn check_lan(rig: &Rig) -> anyhow::Result<()> {
+    rig.wayleave(&["routes", "check", "remove", LAN]).ok();
+    rig.wayleave(&["routes", "check", "set", LAN, "--target", LAN_HOST, "--every", "2s"])?;
+    wait_passed(rig)
+}
+
+fn wait_passed(rig: &Rig) -> anyhow::Result<()> {
+    wait_for("the check passes", SOON, || {
+        let checks = rig.json(&["routes", "check", "list"])?;
+        let mut routers = checks[0]["routers"].as_array().into_iter().flatten();
+        Ok(routers.any(|router| router["primary"] == true && router["passed"] == true && router["misses"] == 0))
+    })
+}
+
+/// Takes the far end of a router's LAN cable, or gives it back: the carrier is lost, and its address stays.
+pub fn lan_carrier(rig: &Rig, router: &str, up: bool) -> anyhow::Result<()> {
+    let port = format!("h{}", router.trim_start_matches('r'));
+    rig.net.inside("lan", &["ip", "link", "set", &port, if up { "up" } else { "down" }]).map(drop)
+}
+
+/// Gives the relay an address of its own, before any client has started.
+pub fn relay_apart(rig: &mut Rig) -> anyhow::Result<()> {
+    rig.net.relay_address()?;
+    rig.stop_server("TERM")?;
+    rig.start_server(&[&format!("derp.host={RELAY}")])
+}
+
+/// Drops, or lets through again, the UDP of a router and all between it and the relay.
+pub fn wireguard(rig: &Rig, router: &str, cut: bool) -> anyhow::Result<()> {
+    let address = rig.get(router)?.underlay.clone();
+    let verb = if cut { "-I" } else { "-D" };
+    for (from, to) in [("-s", "-d"), ("-d", "-s")] {
+        rig.net.inside("core", &["iptables", verb, "FORWARD", from, &address, "-p", "udp", "-j", "DROP"])?;
+        rig.net.inside("core", &["iptables", verb, "FORWARD", from, &address, to, RELAY, "-j", "DROP"])?;
+    }
+    Ok(())
+}
+
+/// How often the primary of the LAN has changed so far, as history tells.
+fn moves(rig: &Rig) -> anyhow::Result<usize> {
+    let history = rig.json(&["routes", "history", "--prefix", LAN, "--limit", "1000"])?;
+    Ok(history.as_array().into_iter().flatten().filter(|line| line["event"] == "primary changed").count())
+}
+
+fn lan_interface_gone(rig: &mut Rig) -> anyhow::Result<()> {
+    two_routers(rig)?;
+    let had_endpoint = |rig: &Rig, node: &str| -> anyhow::Result<bool> {
+        let routes = rig.json(&["routes", "list", "--node", node, "--prefix", LAN])?;
+        Ok(routes[0]["had_endpoint"] == true)
+    };
+    for router in ["r1", "r2"] {
+        wait_for("its own address is known", SOON, || had_endpoint(rig, router))?;
+    }
+    let died = Instant::now();
+    rig.net.inside("r1", &["ip", "link", "set", "eth1", "down"])?;
+    rig.wait_routed("c", LAN, Some("r2"))?;
+    let took = died.elapsed();
+    say(&format!("        LAN interface down to the other router at a client: {} ms", took.as_millis()));
+    ensure!(took < Duration::from_secs(2), "{took:?}; under 2 s is promised");
+    wait_for("the LAN answers", SOON, || Ok(rig.pings("c", LAN_HOST)))?;
+    ensure!(convictions(rig, "r1")? == ["own address gone"]);
+
+    // The other one loses its address too: it stays where it is, and does not go back and forth.
+    let before = moves(rig)?;
+    rig.net.inside("r2", &["ip", "addr", "del", "192.168.77.2/24", "dev", "eth1"])?;
+    sleep(Duration::from_secs(5));
+    ensure!(moves(rig)? == before, "nobody is better: nothing moves");
+    ensure!(rig.routed_to("c", LAN)?.as_deref() == Some("r2"));
+
+    // The first that has one again takes over, without anybody's help.
+    rig.net.inside("r1", &["ip", "link", "set", "eth1", "up"])?;
+    rig.wait_routed("c", LAN, Some("r1"))?;
+    wait_for("the LAN answers", SOON, || Ok(rig.pings("c", LAN_HOST)))?;
+    wait_convicted(rig, "r2", &["own address gone"])?;
+    rig.net.inside("r2", &["ip", "addr", "add", "192.168.77.2/24", "dev", "eth1"])?;
+    wait_convicted(rig, "r2", &[])?;
+    ensure!(rig.routed_to("c", LAN)?.as_deref() == Some("r1"), "it does not take it back");
+    let history = rig.json(&["routes", "history", "--prefix", LAN])?;
+    let because = |cause: &str| history.as_array().into_iter().flatten().any(|line| line["cause"] == cause);
+    ensure!(because("incumbent suspect: own address gone") && because("own address gone"), "{history}");
+    Ok(())
+}
+
+fn lan_leg_dead(rig: &mut Rig) -> anyhow::Result<()> {
+    two_routers(rig)?;
+    for (target, why) in [("192.168.77.2", "answers for itself"), ("192.168.78.1", "not inside the prefix")] {
+        let refused = rig.wayleave(&["routes", "check", "set", LAN, "--target", target]);
+        ensure!(refused.is_err_and(|error| error.to_string().contains(why)), "{target} was taken as a target");
+    }
+    check_lan(rig)?;
+    let run = rig.json(&["routes", "check", "run", LAN])?;
+    ensure!(run["outcome"] == "passed" && run["witness"]["name"] == "c", "{run}");
+
+    // The target dies, and no router: nothing moves.
+    let before = moves(rig)?;
+    rig.net.inside("lan", &["ip", "addr", "del", "192.168.77.100/24", "dev", "sw0"])?;
+    sleep(Duration::from_secs(10));
+    let run = rig.json(&["routes", "check", "run", LAN])?;
+    ensure!(run["outcome"] == "target down", "{run}");
+    ensure!(moves(rig)? == before && convictions(rig, "r1")?.is_empty(), "the target is down, not the router");
+    rig.net.inside("lan", &["ip", "addr", "add", "192.168.77.100/24", "dev", "sw0"])?;
+    wait_passed(rig)?;
+
+    // The carrier is lost; nobody tells but the check.
+    let died = Instant::now();
+    lan_carrier(rig, "r1", false)?;
+    rig.wait_routed("c", LAN, Some("r2"))?;
+    let took = died.elapsed();
+    say(&format!("        LAN carrier lost to the other router at a client: {} ms", took.as_millis()));
+    ensure!(took < Duration::from_secs(8), "{took:?}; under 8 s is promised");
+    wait_for("the LAN answers", SOON, || Ok(rig.pings("c", LAN_HOST)))?;
+    ensure!(convictions(rig, "r1")? == ["path check missed"]);
+    wait_passed(rig)?;
+
+    // Both legs are dead: it stays where it is.
+    let before = moves(rig)?;
+    lan_carrier(rig, "r2", false)?;
+    sleep(Duration::from_secs(15));
+    ensure!(moves(rig)? == before, "two dead ones do not flap");
+    ensure!(rig.routed_to("c", LAN)?.as_deref() == Some("r2"));
+    lan_carrier(rig, "r2", true)?;
+    wait_for("the LAN answers again", SOON, || Ok(rig.pings("c", LAN_HOST)))?;
+    lan_carrier(rig, "r1", true)?;
+    rig.wayleave(&["routes", "check", "remove", LAN])?;
+    wait_convicted(rig, "r1", &[])
+}
+
+fn without_udp_and_relay(rig: &mut Rig) -> anyhow::Result<()> {
+    relay_apart(rig)?;
+    two_routers(rig)?;
+    // Its witnesses have to be known before they are needed.
+    sleep(Duration::from_secs(6));
+    let died = Instant::now();
+    wireguard(rig, "r1", true)?;
+    rig.wait_routed("c", LAN, Some("r2"))?;
+    say(&format!("        WireGuard dropped to the other router at a client: {} ms", died.elapsed().as_millis()));
+    wait_convicted(rig, "r1", &["witnesses silent"])?;
+    wait_for("the LAN answers", SOON, || Ok(rig.pings("c", LAN_HOST)))?;
+    ensure!(rig.json(&["nodes", "show", "--node", "r1"])?["online"] == true, "its control is fine");
+    wireguard(rig, "r1", false)?;
+    wait_for("it is acquitted", Duration::from_secs(60), || Ok(convictions(rig, "r1")?.is_empty()))?;
+    rig.wait_state("r1", LAN, "standby")?;
+    ensure!(rig.routed_to("c", LAN)?.as_deref() == Some("r2"), "it does not take it back");
+    Ok(())
+}
+
+fn without_control(rig: &mut Rig) -> anyhow::Result<()> {
+    two_routers(rig)?;
+    // The relay is cut off with the server; the question is what becomes of a path that does not need it.
+    for (from, to) in [("c", "r1"), ("r1", "c"), ("r2", "r1")] {
+        wait_for("the path is direct", SOON, || {
+            rig.tailscale(from, &["ping", "--c=5", to])?;
+            Ok(rig.peer(from, to)?["CurAddr"] != "")
+        })?;
+    }
+    sleep(Duration::from_secs(6));
+    let (router, server) = (rig.get("r1")?.underlay.clone(), rig.server_address());
+    let syn = |verb: &str| -> anyhow::Result<()> {
+        let rule = ["-p", "tcp", "--syn", "-s", &router, "-d", &server, "-j", "DROP"];
+        rig.net.inside("core", &[&["iptables", verb, "FORWARD"], &rule[..]].concat()).map(drop)
+    };
+    let before = moves(rig)?;
+    syn("-I")?;
+    sleep(Duration::from_secs(10));
+    ensure!(moves(rig)? == before, "only new TCP is blocked: nothing moves");
+    syn("-D")?;
+
+    let pinging = rig.start_pinging("c", LAN_HOST)?;
+    pinging.wait_answers(10, pinging.started(), SOON)?;
+    let cut = Instant::now();
+    rig.net.part(&router, &server)?;
+    while cut.elapsed() < Duration::from_secs(25) {
+        ensure!(rig.routed_to("c", LAN)?.as_deref() == Some("r1"), "it moved {:?} after the cut", cut.elapsed());
+        sleep(Duration::from_millis(500));
+    }
+    let lost = pinging.lost();
+    say(&format!("        control cut off for 25 s: {lost} pings lost"));
+    ensure!(lost == 0, "{lost} pings were lost: {:?}", pinging.gaps(Duration::from_millis(90)));
+    rig.wait_routed("c", LAN, Some("r2"))?;
+    let moved = cut.elapsed();
+    say(&format!("        and the other router after {} ms", moved.as_millis()));
+    ensure!(moved > Duration::from_secs(28) && moved < Duration::from_secs(36), "{moved:?}; 30 s are promised");
+    rig.net.join(&router, &server)?;
+    rig.wait_state("r1", LAN, "standby")
+}

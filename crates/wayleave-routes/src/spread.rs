@@ -1,6 +1,6 @@
 //! Who is primary for one viewer, where a prefix is spread over several routers (design.md 3).
 //!
-//! Two questions. Which routers share the prefix is one of ranks and time, and the same for all: [`carriers`]. Which of them a viewer uses is
+//! Two questions. Which routers share the prefix is one of ranks and time, and the same for all: `carriers`. Which of them a viewer uses is
 //! [`choose`], a function of the viewer's place and the prefix alone, so that no viewer is ever told of one prefix at two peers, and none
 //! moves but when the carriers change or its own place does.
 

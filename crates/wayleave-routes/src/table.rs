@@ -85,6 +85,8 @@ pub struct Restored {
     pub flaps: Vec<FlapRow>,
     /// Who carried what.
     pub seats: Vec<SeatRow>,
+    /// What is checked behind the routers of a prefix.
+    pub path_checks: BTreeMap<Prefix, IpAddr>,
 }
 
 /// What happened.
@@ -447,7 +449,8 @@ impl RouteTable {
     }
 
     fn restore(&mut self, restored: Restored, now: Timestamp, out: &mut Vec<Effect>) {
-        let Restored { rows, overrides, flaps, seats } = restored;
+        let Restored { rows, overrides, flaps, seats, path_checks } = restored;
+        self.path_checks = path_checks;
         overrides.into_iter().for_each(|row| self.put_overrides(row, now, out));
         for row in flaps {
             let node = row.node;

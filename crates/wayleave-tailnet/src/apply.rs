@@ -97,14 +97,14 @@ impl Tailnet {
             self.registry.put_node(node);
             self.facts_changed(id, now, &mut out);
         }
-        let restored = Restored { rows: routes, overrides, flaps, seats };
+        self.path_checks = path_checks.into_iter().map(|check| (check.prefix, check)).collect();
+        let path_checks = self.check_targets();
+        let restored = Restored { rows: routes, overrides, flaps, seats, path_checks };
         self.route_input(Input::Restored(restored), now, &mut out);
         self.look_at_homes();
         // A warning that fell due while the server was down is given now.
         let all: Vec<NodeId> = self.registry.nodes().map(|node| node.id).collect();
         all.into_iter().for_each(|id| self.await_key_warning(id, now, true));
-        self.path_checks = path_checks.into_iter().map(|check| (check.prefix, check)).collect();
-        self.checks_changed(now, &mut out);
     }
 
     fn committed(&mut self, committed: Committed, now: Timestamp, out: &mut Vec<Effect>) {

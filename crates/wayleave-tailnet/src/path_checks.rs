@@ -101,8 +101,11 @@ impl Tailnet {
 
     /// Tells the route table what is checked.
     pub(crate) fn checks_changed(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        let targets: BTreeMap<Prefix, IpAddr> =
-            self.path_checks.values().map(|check| (check.prefix, check.target)).collect();
-        self.route_input(Input::PathChecks(targets), now, out);
+        self.route_input(Input::PathChecks(self.check_targets()), now, out);
+    }
+
+    /// What is checked behind the routers of each prefix.
+    pub(crate) fn check_targets(&self) -> BTreeMap<Prefix, IpAddr> {
+        self.path_checks.values().map(|check| (check.prefix, check.target)).collect()
     }
 }

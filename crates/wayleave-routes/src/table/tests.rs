@@ -331,6 +331,7 @@ fn s32_flapping_and_who_carries_what_survive_a_restart() {
         overrides: Vec::new(),
         flaps: [1, 2].iter().filter_map(|node| table.flaps(NodeId::new(*node))).collect(),
         seats: table.seat_row(&Story::prefix(), None).into_iter().collect(),
+        path_checks: BTreeMap::new(),
     };
     let mut again = Story { now: story.now, session: 100, ..Story::new() };
     for node in [1, 2] {

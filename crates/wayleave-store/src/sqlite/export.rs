@@ -43,7 +43,7 @@ fn is_ours(table: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
-    /// [`FORMAT`].
+    /// The name of this format, and its version.
     pub format: String,
     /// The schema of the database that it was made from.
     pub schema: i64,

@@ -26,6 +26,7 @@ mod ssh;
 mod users;
 #[expect(unused_qualifications, reason = "the macro that documents queries qualifies their type")]
 mod via6;
+mod webhooks;
 mod what_if;
 mod whole;
 
@@ -89,6 +90,7 @@ fn endpoints(state: ApiState) -> Router {
         .merge(what_if::router())
         .merge(via6::router())
         .merge(checks::router())
+        .merge(webhooks::router())
         .merge(policy::router())
         .merge(acl::router())
         .merge(ssh::router())

@@ -253,6 +253,7 @@ impl Server {
         tasks.spawn(follow_deletions(Arc::clone(&app)));
         tasks.spawn(prune_history(Arc::clone(&app)));
         probe::start(&app, &mut tasks);
+        tasks.spawn(crate::webhook::call(Arc::clone(&app)));
         Ok(Self { app, tasks, address, _folder: folder })
     }
 

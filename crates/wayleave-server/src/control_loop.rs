@@ -295,6 +295,8 @@ impl Loop {
         let outcome = committed.outcome().clone();
         for entry in committed.history() {
             log_history(entry, &self.tailnet);
+            // Nobody may be listening.
+            drop(self.effects.send(Effect::History(entry.clone())));
         }
         self.apply(Event::Committed(Box::new(committed)));
         // Readers see it before whoever asked is told.

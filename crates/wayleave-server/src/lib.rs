@@ -35,6 +35,7 @@ pub mod secrets;
 pub mod take_over;
 pub mod tls;
 mod web;
+pub mod webhook;
 mod ws_stream;
 
 pub use app::{Server, StartError};

@@ -33,6 +33,8 @@ pub struct Options {
     pub evidence: Evidence,
     /// How much history is kept.
     pub history: HistoryLimits,
+    /// How webhooks are called.
+    pub webhooks: WebhookOptions,
     /// The file that is the home of the policy. `None`: the database is.
     pub policy_file: Option<PathBuf>,
     /// What the tailnet decides by.
@@ -192,6 +194,23 @@ impl Default for Evidence {
             path_within: Duration::from_millis(1500),
             hold_every: Duration::from_millis(200),
         }
+    }
+}
+
+/// How webhooks are called.
+#[derive(Clone, Copy, Debug)]
+pub struct WebhookOptions {
+    /// How long a receiver may take to answer. 10 s.
+    pub timeout: Duration,
+    /// How long after the first failure a call is tried again; each time after that it is twice as long, an hour at most. 5 s.
+    pub retry_after: Duration,
+    /// How often a call is tried before it is given up. 20: about nine hours.
+    pub attempts: u32,
+}
+
+impl Default for WebhookOptions {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(10), retry_after: Duration::from_secs(5), attempts: 20 }
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use tempfile::TempDir;
 use wayleave_model::UserId;
-use wayleave_server::options::{DerpOptions, DnsOptions, Evidence, HistoryLimits, Limits, Options, OwnDerp, Probes};
+use wayleave_server::options::{
+    DerpOptions, DnsOptions, Evidence, HistoryLimits, Limits, Options, OwnDerp, Probes, WebhookOptions,
+};
 use wayleave_server::{Control, Server, secrets};
 use wayleave_tailnet::{Command, NewAuthKey, Outcome, Settings};
 use wayleave_wire::control::DnsConfig;
@@ -51,6 +53,7 @@ fn options(folder: &Path, address: SocketAddr) -> Options {
         probes: Probes::default(),
         evidence: Evidence::default(),
         history: HistoryLimits::default(),
+        webhooks: WebhookOptions::default(),
         policy_file: None,
         tailnet: Settings::default(),
     }

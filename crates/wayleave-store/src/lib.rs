@@ -13,4 +13,4 @@ mod sqlite;
 
 pub use error::{BackupError, DocumentError, ImportError, OpenError, StoreError};
 pub use rows::HistoryRow;
-pub use sqlite::{Document, HistoryFilter, Soft, Store};
+pub use sqlite::{Document, HistoryFilter, QueuedCall, Soft, Store, Webhook};

@@ -17,6 +17,7 @@ use wayleave_tailnet::{Imported, PolicyRow, Site, SiteHost};
 
 use crate::error::StoreError;
 use crate::json::{EndpointJson, HostinfoJson, VantageJson};
+use crate::sqlite::{QueuedCall, Webhook};
 
 /// A stored line of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -331,6 +332,33 @@ pub(crate) fn api_key_from_row(row: &SqliteRow) -> Result<ApiKey, StoreError> {
         created_at: c.time("created_at")?,
         expires_at: c.optional_time("expires_at")?,
         last_used_at: c.optional_time("last_used_at")?,
+    })
+}
+
+pub(crate) fn webhook_from_row(row: &SqliteRow) -> Result<Webhook, StoreError> {
+    let c = Columns::new("webhooks", row)?;
+    Ok(Webhook {
+        id: c.number("id")?,
+        url: c.text("url")?,
+        secret: c.text("secret")?,
+        events: c.json("events")?,
+        created_at: c.time("created_at")?,
+    })
+}
+
+pub(crate) fn call_from_row(row: &SqliteRow) -> Result<QueuedCall, StoreError> {
+    let c = Columns::new("webhook_queue", row)?;
+    Ok(QueuedCall {
+        id: c.number("id")?,
+        webhook: c.number("webhook")?,
+        at: c.time("at")?,
+        prefix: c.optional_parsed("prefix")?,
+        node: c.optional_number("node_id")?.map(NodeId::new),
+        event: c.text("event")?,
+        from: c.optional_number("from_node")?.map(NodeId::new),
+        to: c.optional_number("to_node")?.map(NodeId::new),
+        cause: c.text("cause")?,
+        attempts: c.number("attempts")?,
     })
 }
 

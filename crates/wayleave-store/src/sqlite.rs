@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Row, SqlSafeStr, SqliteConnection};
-use wayleave_model::{NodeId, Prefix};
+use wayleave_model::{NodeId, Prefix, Timestamp};
 use wayleave_tailnet::{Loaded, Sequences};
 
 use crate::error::{OpenError, StoreError};
@@ -17,9 +17,11 @@ mod export;
 mod import;
 mod sites;
 mod states;
+mod webhooks;
 mod write;
 
 pub use export::Document;
+pub use webhooks::{QueuedCall, Webhook};
 pub use write::Soft;
 
 /// A database that is open. Cheap to clone; all clones share the connections.
@@ -37,6 +39,8 @@ pub struct HistoryFilter {
     pub prefix: Option<Prefix>,
     /// Only of this node: as the one concerned, or on either side of a move.
     pub node: Option<NodeId>,
+    /// Only of this time and after it.
+    pub since: Option<Timestamp>,
     /// At most so many, the newest.
     pub limit: u32,
 }
@@ -103,10 +107,12 @@ impl Store {
             "SELECT * FROM history
              WHERE ($1 IS NULL OR prefix = $1)
                AND ($2 IS NULL OR node_id = $2 OR from_node = $2 OR to_node = $2)
-             ORDER BY id DESC LIMIT $3",
+               AND ($3 IS NULL OR at >= $3)
+             ORDER BY id DESC LIMIT $4",
         )
         .bind(filter.prefix.map(|prefix| prefix.to_string()))
         .bind(filter.node.map(|node| write::signed(node.get())))
+        .bind(filter.since.map(Timestamp::as_millis))
         .bind(i64::from(filter.limit))
         .fetch_all(&self.read)
         .await

@@ -34,6 +34,7 @@ impl Tailnet {
             }
         }
         self.elect_groups(now, &mut out);
+        self.look_at_standings(now, &mut out);
         out
     }
 
@@ -62,6 +63,7 @@ impl Tailnet {
         }
         out.extend(self.ssh_checks.handle_deadline(now).into_iter().map(Effect::SshCheckSettled));
         self.elect_groups(now, &mut out);
+        self.look_at_standings(now, &mut out);
         out
     }
 
@@ -105,6 +107,7 @@ impl Tailnet {
         // A warning that fell due while the server was down is given now.
         let all: Vec<NodeId> = self.registry.nodes().map(|node| node.id).collect();
         all.into_iter().for_each(|id| self.await_key_warning(id, now, true));
+        self.load_standings();
     }
 
     fn committed(&mut self, committed: Committed, now: Timestamp, out: &mut Vec<Effect>) {
@@ -162,6 +165,10 @@ impl Tailnet {
             self.rules_changed(file);
         }
         self.put_sites(sites);
+        for row in &rows {
+            self.standings.prefix_touched(row.prefix);
+            self.standings.network_touched(row.node);
+        }
         self.route_input(Input::Rows(rows), now, out);
         for (prefix, to, by) in moves {
             self.route_input(Input::Moved(prefix, to, by), now, out);
@@ -306,6 +313,9 @@ impl Tailnet {
         }
         if next != *row {
             let before = row.home_derp;
+            if row.endpoints != next.endpoints {
+                self.standings.network_touched(id);
+            }
             self.registry.put_node(next);
             self.touched.insert(id);
             out.push(Effect::NodeRow(id));
@@ -359,6 +369,8 @@ impl Tailnet {
             && self.routes.rows_of(id).any(|row| row.advertised)
         {
             out.push(Effect::KeyExpires { node: id, at });
+            let event = HistoryEvent::KeyExpires(at);
+            out.push(Effect::History(HistoryEntry { at: now, prefix: None, node: Some(id), event }));
         }
         self.await_key_warning(id, now, false);
     }
@@ -380,6 +392,7 @@ impl Tailnet {
         for effect in effects {
             match effect {
                 RouteEffect::PrimaryChanged(change) => {
+                    self.standings.prefix_touched(change.prefix);
                     let event = HistoryEvent::PrimaryChanged {
                         from: change.from,
                         to: change.to,
@@ -390,15 +403,28 @@ impl Tailnet {
                     out.push(Effect::PrimaryChanged(change));
                 }
                 RouteEffect::Judged(judgement) => {
+                    if let Some(prefix) = judgement.prefix {
+                        self.standings.prefix_touched(prefix);
+                    }
                     self.note_judgement(judgement, now, out);
                     out.push(Effect::Judged(judgement));
                 }
                 RouteEffect::AskWitnesses(node) => out.push(Effect::AskWitnesses(node)),
-                RouteEffect::NodeDown(node, cause) => out.push(Effect::NodeDown(node, cause)),
-                RouteEffect::NodeUp(node) => out.push(Effect::NodeUp(node)),
+                RouteEffect::NodeDown(node, cause) => {
+                    self.touch_prefixes_of(node);
+                    out.push(Effect::NodeDown(node, cause));
+                }
+                RouteEffect::NodeUp(node) => {
+                    self.touch_prefixes_of(node);
+                    out.push(Effect::NodeUp(node));
+                }
                 RouteEffect::Flapping(node) => out.push(Effect::Flapping(node)),
                 RouteEffect::RowChanged(id) => {
                     self.note_withdrawal(id, now, out);
+                    if let Some(row) = self.routes.row(id) {
+                        self.standings.prefix_touched(row.prefix);
+                        self.standings.network_touched(row.node);
+                    }
                     out.push(Effect::RouteRow(id));
                 }
                 RouteEffect::WithdrawalDue(route) => out.push(Effect::Propose(Command::DisableWithdrawn { route })),
@@ -411,6 +437,7 @@ impl Tailnet {
                 }
                 RouteEffect::SteeredChanged(change) => out.push(Effect::SteeredChanged(change)),
                 RouteEffect::RoutesOf(node) => {
+                    self.touch_prefixes_of(node);
                     self.touched.insert(node);
                 }
             }

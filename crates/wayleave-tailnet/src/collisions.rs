@@ -13,7 +13,7 @@
 //! Sites are put together from pairs: what looks like one site with either of two makes one of the three. A wide prefix that a narrower
 //! one of another site is part of is told as an overlap; that may well be wanted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -58,18 +58,26 @@ pub struct Instead {
 impl Tailnet {
     /// All collisions, by prefix.
     pub fn collisions(&self) -> Vec<Collision> {
-        let mut advertised: BTreeMap<Prefix, Vec<NodeId>> = BTreeMap::new();
-        for row in self.routes.rows().filter(|row| row.advertised && can_collide(&row.prefix)) {
-            advertised.entry(row.prefix).or_default().push(row.node);
+        let advertised = self.routes.rows().filter(|row| row.advertised && can_collide(&row.prefix));
+        let prefixes: BTreeSet<Prefix> = advertised.map(|row| row.prefix).collect();
+        prefixes.into_iter().filter_map(|prefix| self.collision_about(prefix)).collect()
+    }
+
+    /// The collision of those who advertise this prefix with one another and with those who advertise a wider one.
+    pub(crate) fn collision_about(&self, prefix: Prefix) -> Option<Collision> {
+        if !can_collide(&prefix) {
+            return None;
         }
-        let all = advertised.keys().filter_map(|prefix| {
-            let wider = (1..=prefix.bits()).rev().filter_map(|bits| prefix.widened(bits));
-            let held = wider.filter_map(|wide| advertised.get(&wide).map(|nodes| (wide, nodes)));
-            let holders: Vec<(NodeId, Prefix)> =
-                held.flat_map(|(wide, nodes)| nodes.iter().map(move |node| (*node, wide))).collect();
-            self.collision(*prefix, holders)
+        let wider = (1..=prefix.bits()).rev().filter_map(|bits| prefix.widened(bits)).filter(can_collide);
+        let holders = wider.flat_map(|wide| {
+            let nodes: Vec<NodeId> = self.routes.holders(&wide).collect();
+            nodes.into_iter().map(move |node| (node, wide))
         });
-        all.collect()
+        let advertises =
+            |(node, wide): &(NodeId, Prefix)| self.routes.row_of(*node, wide).is_some_and(|row| row.advertised);
+        let holders: Vec<(NodeId, Prefix)> = holders.filter(advertises).collect();
+        let exact = holders.iter().any(|(_, own)| *own == prefix);
+        if exact { self.collision(prefix, holders) } else { None }
     }
 
     /// The collision about a prefix, given who advertises it or a wider one.

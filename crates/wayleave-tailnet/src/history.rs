@@ -23,6 +23,8 @@ pub struct HistoryEntry {
 pub enum HistoryEvent {
     /// A node advertised a prefix for the first time, or again after a withdrawal.
     Advertised,
+    /// It waits for a person: no auto-approver said yes.
+    Pending,
     /// A node stopped advertising it.
     Withdrawn,
     /// Somebody approved it.
@@ -54,6 +56,16 @@ pub enum HistoryEvent {
     Undrained(Approver),
     /// A conviction of the node, or of its route to the prefix, was made, written down, or lifted.
     Judged(Verdict),
+    /// No router could take over any more: what became of the last that could have.
+    RedundancyLost(String),
+    /// Nobody carries the prefix any more: what became of the last who did.
+    PrefixDown(String),
+    /// Somebody carries it again.
+    PrefixRestored,
+    /// The key of a router ends then.
+    KeyExpires(Timestamp),
+    /// Nodes that do not look like one site advertise it, or a wider one: which.
+    CollisionFound(String),
     /// The node was deleted.
     Deleted,
 }
@@ -63,6 +75,7 @@ impl HistoryEvent {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Advertised => "advertised",
+            Self::Pending => "pending",
             Self::Withdrawn => "withdrawn",
             Self::Approved(_) => "approved",
             Self::Disabled(_) => "disabled",
@@ -75,9 +88,28 @@ impl HistoryEvent {
             Self::Drained(_) => "drained",
             Self::Undrained(_) => "undrained",
             Self::Judged(verdict) => verdict.word(),
+            Self::RedundancyLost(_) => "redundancy lost",
+            Self::PrefixDown(_) => "prefix down",
+            Self::PrefixRestored => "prefix restored",
+            Self::KeyExpires(_) => "key expires",
+            Self::CollisionFound(_) => "collision found",
             Self::Deleted => "deleted",
         }
     }
+
+    /// The words of what webhooks are told of.
+    pub const TOLD: [&'static str; 10] = [
+        "pending",
+        "approved",
+        "disabled",
+        "withdrawn",
+        "primary changed",
+        "redundancy lost",
+        "prefix down",
+        "prefix restored",
+        "collision found",
+        "key expires",
+    ];
 
     /// Who had the prefix and who has it, where it moved.
     pub const fn ends(&self) -> (Option<NodeId>, Option<NodeId>) {
@@ -95,7 +127,9 @@ impl HistoryEvent {
             Self::CameBack => "a router is steady".to_owned(),
             Self::PrimaryChanged { because, .. } => because.to_string(),
             Self::Judged(verdict) => verdict.cause().to_string(),
-            Self::Advertised | Self::Withdrawn | Self::Deleted => String::new(),
+            Self::KeyExpires(at) => format!("on {at}"),
+            Self::RedundancyLost(what) | Self::PrefixDown(what) | Self::CollisionFound(what) => what.clone(),
+            Self::Advertised | Self::Pending | Self::Withdrawn | Self::PrefixRestored | Self::Deleted => String::new(),
         }
     }
 }

@@ -31,6 +31,7 @@ mod settings;
 mod sites;
 mod snapshot;
 mod ssh_checks;
+mod standing;
 mod tailnet;
 mod vantage;
 mod what_if;

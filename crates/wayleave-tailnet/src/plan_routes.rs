@@ -117,6 +117,9 @@ impl Tailnet {
                 None => approval::appeared(draft.next_route(), node, *prefix, now),
             };
             let approved = owner.and_then(|owner| self.auto_approved(draft, &self.rules, owner, &row));
+            if known.is_none() && approved.is_none() && prefix.invalid().is_none() {
+                draft.history(Some(*prefix), Some(node), HistoryEvent::Pending);
+            }
             let next = approved.unwrap_or(row);
             if known != Some(&next) {
                 changed.insert(*prefix, next);

@@ -23,6 +23,7 @@ use crate::settings::Settings;
 use crate::sites::{Site, SiteHost, Sites};
 use crate::snapshot::Snapshot;
 use crate::ssh_checks::{SshCheckKey, SshChecks};
+use crate::standing::Standings;
 use crate::vantage::Homes;
 
 /// What a store has of a tailnet.
@@ -199,6 +200,7 @@ pub struct Tailnet {
     /// Users changed since the last picture.
     pub(crate) users_touched: bool,
     pub(crate) sites: Arc<Sites>,
+    pub(crate) standings: Standings,
     /// Sites changed since the last picture.
     pub(crate) sites_touched: bool,
     pub(crate) snapshot: Snapshot,
@@ -240,6 +242,7 @@ impl Tailnet {
             touched: BTreeSet::new(),
             users_touched: true,
             sites,
+            standings: Standings::default(),
             sites_touched: true,
         };
         tailnet.load(loaded, now);

@@ -166,4 +166,4 @@ impl Tailnet {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

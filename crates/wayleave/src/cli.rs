@@ -10,6 +10,7 @@ mod routes;
 mod ssh;
 mod users;
 mod via6;
+mod webhooks;
 mod what_if;
 mod whole;
 
@@ -83,6 +84,9 @@ enum Command {
     /// 4via6: sites that use the same IPv4 prefixes.
     #[command(subcommand)]
     Via6(via6::Command),
+    /// Webhooks: who is told of what happens to routes.
+    #[command(subcommand)]
+    Webhooks(webhooks::Command),
     /// The policy: who may reach what, who approves what.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -218,6 +222,7 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Keys(command) => keys::run(global, &global.client()?, command).await,
         Command::Nodes(command) => nodes::run(global, &global.client()?, command).await,
         Command::Routes(command) => routes::run(global, &global.client()?, command).await,
+        Command::Webhooks(command) => webhooks::run(global, &global.client()?, command).await,
         Command::Ssh(command) => ssh::run(global, &global.client()?, command).await,
         Command::Export(export) => whole::export(global, &global.client()?, export).await,
         Command::Backup(backup) => whole::backup(global, &global.client()?, backup).await,
@@ -278,6 +283,10 @@ mod tests {
             "routes drain --node r1 --wait --timeout 60s",
             "routes undrain --node r1",
             "routes explain 10.0.0.7 --from c1",
+            "routes history --since 2h",
+            "routes watch --output json",
+            "webhooks add https://x.example/y --events primary-changed,prefix-down",
+            "webhooks test 1",
             "routes collisions --output json",
             "routes what-if --down r1 r2 --approve r3:10.0.0.0/8 --disable r1:fd00::/64 --policy F",
             "via6 encode 7 192.168.1.0/24",

@@ -6,17 +6,22 @@ mod person;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use axum::body::{Body as RawBody, Bytes};
 use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use wayleave_model::{NodeId, Prefix, Route, RouteId};
+use wayleave_model::{NodeId, Prefix, Route, RouteId, Timestamp};
 use wayleave_routes::{Conviction, Rank, RouteState, StateWord};
 use wayleave_store::{HistoryFilter, HistoryRow};
-use wayleave_tailnet::{ApproveMode, Command, Outcome, Tailnet};
+use wayleave_tailnet::{ApproveMode, Command, Effect, HistoryEntry, Outcome, Tailnet};
 
 use super::error::{ApiError, Asked, Body, ErrorBody};
 use super::{ApiState, Caller, nodes};
@@ -40,6 +45,7 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(drain::drain))
         .routes(routes!(drain::undrain))
         .routes(routes!(explain::explain))
+        .routes(routes!(watch))
 }
 
 /// A node, by id and name.
@@ -393,6 +399,8 @@ struct HistoryQuery {
     node: Option<String>,
     /// Only of this prefix.
     prefix: Option<String>,
+    /// Only of this time (RFC 3339) and after it.
+    since: Option<String>,
     /// At most so many, the newest; 100 where it is not said, 10,000 at most.
     limit: Option<u32>,
 }
@@ -400,13 +408,16 @@ struct HistoryQuery {
 /// A line of history.
 #[derive(Debug, Serialize, ToSchema)]
 struct HistoryBody {
-    id: u64,
+    /// Grows with time; absent in what is told live.
+    id: Option<u64>,
     at: String,
     prefix: Option<String>,
     /// The prefix as people read it.
     shown: Option<String>,
     node: Option<NodeRef>,
-    /// `advertised`, `withdrawn`, `approved`, `disabled`, `primary changed`, `convicted`, `observed`, `acquitted` or `deleted`.
+    /// Such as `advertised`, `pending`, `approved`, `disabled`, `withdrawn`, `primary changed`, `redundancy lost`, `prefix down`,
+    /// `prefix restored`, `collision found`, `convicted`, `observed`,
+    /// `acquitted` or `deleted`.
     event: String,
     /// Who had the prefix, where it moved.
     from: Option<NodeRef>,
@@ -429,11 +440,12 @@ async fn history(
         Some(node) => Some(control.read(move |tailnet| nodes::find(tailnet, &node)).await??),
         None => None,
     };
+    let since = query.since.as_deref().map(|text| text.parse::<Timestamp>().map_err(ApiError::bad)).transpose()?;
     let limit = query.limit.unwrap_or(HISTORY_LINES).min(MOST_HISTORY_LINES);
-    let rows = control.store().history(HistoryFilter { prefix, node, limit }).await?;
+    let rows = control.store().history(HistoryFilter { prefix, node, since, limit }).await?;
     let lines = control.read(move |tailnet| {
         let line = |row: HistoryRow| HistoryBody {
-            id: row.id,
+            id: Some(row.id),
             at: row.at.to_string(),
             prefix: row.prefix.map(|prefix| prefix.to_string()),
             shown: row.prefix.map(|prefix| tailnet.sites().show(&prefix)),
@@ -446,4 +458,61 @@ async fn history(
         rows.into_iter().map(line).collect()
     });
     Ok(Json(lines.await?))
+}
+
+/// How often a watch that has nothing to tell gives an empty line, so that a reader that is gone is found.
+const WATCH_ALIVE: Duration = Duration::from_secs(15);
+
+/// Some lines of history were not told, because the reader was too slow.
+#[derive(Debug, Serialize, ToSchema)]
+struct LostBody {
+    /// How many things went by; not all of them were lines of history.
+    lost: u64,
+}
+
+/// What happens to routes, as it happens: a line of JSON for each line of history, for as long as the reader stays. A reader that is too
+/// slow is told in a line of its own, `{"lost": 12}`, and finds what it missed in the history.
+#[utoipa::path(get, path = "/api/v2/routes/watch", tag = "routes",
+    responses((status = 200, body = HistoryBody, content_type = "application/jsonl")))]
+async fn watch(State(state): State<ApiState>) -> Response {
+    let effects = state.app.control.effects();
+    let lines = futures_util::stream::unfold((effects, state), |(mut effects, state)| async move {
+        let line = tokio::select! {
+            () = state.app.stop.cancelled() => return None,
+            line = next_line(&mut effects, &state) => line?,
+            () = tokio::time::sleep(WATCH_ALIVE) => "\n".to_owned(),
+        };
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(line)), (effects, state)))
+    });
+    ([(header::CONTENT_TYPE, "application/jsonl")], RawBody::from_stream(lines)).into_response()
+}
+
+async fn next_line(effects: &mut tokio::sync::broadcast::Receiver<Effect>, state: &ApiState) -> Option<String> {
+    loop {
+        let line = match effects.recv().await {
+            Ok(Effect::History(entry)) => {
+                let body = state.app.control.read(move |tailnet| live(&entry, tailnet)).await.ok()?;
+                serde_json::to_string(&body).ok()?
+            }
+            Ok(_) => continue,
+            Err(RecvError::Lagged(lost)) => serde_json::to_string(&LostBody { lost }).ok()?,
+            Err(RecvError::Closed) => return None,
+        };
+        return Some(line + "\n");
+    }
+}
+
+fn live(entry: &HistoryEntry, tailnet: &Tailnet) -> HistoryBody {
+    let (from, to) = entry.event.ends();
+    HistoryBody {
+        id: None,
+        at: entry.at.to_string(),
+        prefix: entry.prefix.map(|prefix| prefix.to_string()),
+        shown: entry.prefix.map(|prefix| tailnet.sites().show(&prefix)),
+        node: entry.node.map(|id| node_ref(tailnet, id)),
+        event: entry.event.word().to_owned(),
+        from: from.map(|id| node_ref(tailnet, id)),
+        to: to.map(|id| node_ref(tailnet, id)),
+        cause: entry.event.cause(),
+    }
 }

@@ -136,7 +136,7 @@ async fn apply(db: &mut SqliteConnection, write: &Write) -> Result<(), sqlx::Err
     }
 }
 
-async fn delete(db: &mut SqliteConnection, sql: &'static str, id: u64) -> Result<(), sqlx::Error> {
+pub(super) async fn delete(db: &mut SqliteConnection, sql: &'static str, id: u64) -> Result<(), sqlx::Error> {
     sqlx::query(sql).bind(signed(id)).execute(db).await.map(drop)
 }
 
@@ -460,7 +460,7 @@ async fn put_history(db: &mut SqliteConnection, entry: &HistoryEntry) -> Result<
     .bind(from.map(|node| signed(node.get())))
     .bind(to.map(|node| signed(node.get())))
     .bind(event.cause())
-    .execute(db)
-    .await
-    .map(drop)
+    .execute(&mut *db)
+    .await?;
+    super::webhooks::put_in_queue(db, entry).await
 }

@@ -6,18 +6,18 @@ use wayleave_routes::approval;
 use super::*;
 use crate::{Loaded, Settings};
 
-const P: &str = "10.1.0.0/16";
+pub(crate) const P: &str = "10.1.0.0/16";
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(1_000_000)
 }
 
-fn prefix(text: &str) -> Prefix {
+pub(crate) fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
 /// So many nodes that are connected, the first two of them routers of [`P`], approved; a third advertises it too.
-fn tailnet(count: u8) -> Tailnet {
+pub(crate) fn tailnet(count: u8) -> Tailnet {
     let at = Timestamp::from_millis(0);
     let mut loaded = Loaded::default();
     for n in 1..=count {

@@ -3,13 +3,16 @@
 mod explain;
 mod person;
 
+use std::io::Write;
+
+use anyhow::{Context, bail};
 use clap::{ArgGroup, Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{Global, checks, what_if};
 use crate::client::{Client, query};
-use crate::output::{self, Column};
+use crate::output::{self, Column, Format};
 
 /// What to do with routes.
 #[derive(Debug, Subcommand)]
@@ -70,10 +73,15 @@ pub enum Command {
         /// Only of this node: id, name or address.
         #[arg(long)]
         node: Option<String>,
+        /// Only of this time after: a duration before now, such as 2h, or a time such as 2026-11-22T10:00:00Z.
+        #[arg(long)]
+        since: Option<String>,
         /// So many lines.
         #[arg(long)]
         limit: Option<u32>,
     },
+    /// Show what happens to routes as it happens.
+    Watch,
 }
 
 /// Which routes to approve.
@@ -126,30 +134,93 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
         Command::WhatIf(case) => what_if::run(global, client, case).await,
         Command::Collisions => what_if::collisions(global, client).await,
         Command::Check(command) => checks::run(global, client, command).await,
-        Command::History { prefix, node, limit } => {
+        Command::Watch => watch(global, client).await,
+        Command::History { prefix, node, since, limit } => {
             let limit = limit.map(|limit| limit.to_string());
-            let parts = [("prefix", prefix.as_deref()), ("node", node.as_deref()), ("limit", limit.as_deref())];
+            let since = since.as_deref().map(time).transpose()?;
+            let parts = [
+                ("prefix", prefix.as_deref()),
+                ("node", node.as_deref()),
+                ("since", since.as_deref()),
+                ("limit", limit.as_deref()),
+            ];
             let path = format!("/api/v2/routes/history{}", query(&parts));
             let lines = client.ask(Method::GET, &path, None).await?;
             let columns = [
                 Column::text("TIME", "at"),
                 Column::text("PREFIX", "shown"),
                 Column::text("EVENT", "event"),
-                Column::with("NODE", |line: &Value| {
-                    if line["from"].is_null() && line["to"].is_null() {
-                        output::show(&line["node"])
-                    } else {
-                        let name = |field: &str| {
-                            if line[field].is_null() { "nobody".into() } else { output::show(&line[field]) }
-                        };
-                        format!("{} -> {}", name("from"), name("to"))
-                    }
-                }),
+                Column::with("NODE", who),
                 Column::text("CAUSE", "cause"),
             ];
             output::list(global.output, &lines, &columns)
         }
     }
+}
+
+/// Whom a line of history concerns: a node, or the two ends of a move.
+fn who(line: &Value) -> String {
+    if line["from"].is_null() && line["to"].is_null() {
+        return output::show(&line["node"]);
+    }
+    let name = |field: &str| if line[field].is_null() { "nobody".into() } else { output::show(&line[field]) };
+    format!("{} -> {}", name("from"), name("to"))
+}
+
+/// A time as RFC 3339 writes it: one that was given so, or a duration before now.
+fn time(text: &str) -> anyhow::Result<String> {
+    if text.parse::<jiff::Timestamp>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let before = super::duration(text)
+        .with_context(|| format!("`{text}`: say a duration, such as 2h, or a time, such as 2026-11-22T10:00:00Z"))?;
+    let at = jiff::Timestamp::now().checked_sub(jiff::SignedDuration::try_from(before)?)?;
+    Ok(at.to_string())
+}
+
+/// Gives lines to whoever prints them, once they are whole. Empty ones only show that the server is there.
+struct Lines<F: FnMut(&str)> {
+    rest: Vec<u8>,
+    print: F,
+}
+
+impl<F: FnMut(&str)> Write for Lines<F> {
+    fn write(&mut self, some: &[u8]) -> std::io::Result<usize> {
+        self.rest.extend_from_slice(some);
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let whole: Vec<u8> = self.rest.drain(..=end).collect();
+            let text = String::from_utf8_lossy(&whole);
+            if !text.trim().is_empty() {
+                (self.print)(text.trim());
+            }
+        }
+        Ok(some.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints what happens until the server or the person ends it.
+async fn watch(global: &Global, client: &Client) -> anyhow::Result<()> {
+    let format = global.output;
+    let print = |line: &str| {
+        let Ok(entry) = serde_json::from_str::<Value>(line) else { return };
+        if format == Format::Json {
+            output::line(line);
+        } else if format == Format::Yaml {
+            output::line("---");
+            output::one(format, &entry).ok();
+        } else if let Some(lost) = entry["lost"].as_u64() {
+            output::note(&format!("{lost} events went by unseen: `wayleave routes history` has what was among them"));
+        } else {
+            let [at, shown, event] = ["at", "shown", "event"].map(|field| output::show(&entry[field]));
+            output::line(&format!("{at}  {shown}  {event}  {}  {}", who(&entry), output::show(&entry["cause"])));
+        }
+    };
+    client.download("/api/v2/routes/watch", &mut Lines { rest: Vec::new(), print }).await?;
+    bail!("the server ended the watch");
 }
 
 /// Lists routes.

@@ -338,6 +338,14 @@ pub const KEYS: &[Key] = &[
     ),
     key("history.max_age", Kind::Duration, "90d", "How old a line of history may get."),
     key("history.max_entries", Kind::Number, "100000", "How many lines of history are kept."),
+    key("webhooks.timeout", Kind::Duration, "10s", "How long the receiver of a webhook may take to answer."),
+    key(
+        "webhooks.retry_after",
+        Kind::Duration,
+        "5s",
+        "How long after a failure a webhook is called again; each time twice as long, an hour at most.",
+    ),
+    key("webhooks.attempts", Kind::Number, "20", "How often a webhook is called before the call is given up."),
     key("limits.body", Kind::Number, "1048576", "The longest body of a request, in bytes."),
     key("limits.handshake", Kind::Duration, "10s", "How long a connection may take until it is known whose it is."),
     key(

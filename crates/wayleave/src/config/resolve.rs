@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::Value;
 use wayleave_model::{Failback, PrefixSettings, duration};
 use wayleave_server::options::{
-    DerpOptions, DnsOptions, Evidence, HistoryLimits, Limits, Options, OwnDerp, Probes, TlsFiles,
+    DerpOptions, DnsOptions, Evidence, HistoryLimits, Limits, Options, OwnDerp, Probes, TlsFiles, WebhookOptions,
 };
 use wayleave_server::tailnet;
 use wayleave_server::wire::{DnsConfig, DnsRecord, Resolver};
@@ -130,6 +130,11 @@ pub fn options(layers: &Layers, data_dir: &Path) -> Result<Options, ConfigError>
         history: HistoryLimits {
             max_age: read.duration("history.max_age")?,
             max_entries: read.number("history.max_entries")?,
+        },
+        webhooks: WebhookOptions {
+            timeout: read.period("webhooks.timeout")?,
+            retry_after: read.period("webhooks.retry_after")?,
+            attempts: read.number("webhooks.attempts")?,
         },
         tailnet: tailnet_settings(&read)?,
     })

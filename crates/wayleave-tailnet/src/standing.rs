@@ -1,0 +1,198 @@
+//! How prefixes stand, and what is told when that changes: a prefix is down, is up again, has lost its last spare router, or is used by
+//! several sites.
+//!
+//! The route table says who carries a prefix; this says what that means to people. It is looked at after everything that was applied, for
+//! those prefixes and nodes that it concerned. What is so when a server starts is no news.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wayleave_model::{NodeId, Prefix, Timestamp};
+use wayleave_routes::{Candidate, Rank};
+
+use crate::collisions::Collision;
+use crate::history::{HistoryEntry, HistoryEvent};
+use crate::tailnet::{Effect, Tailnet};
+
+/// How a prefix stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Standing {
+    up: bool,
+    /// The routers that could take over.
+    spares: BTreeSet<NodeId>,
+}
+
+/// How all prefixes stand that have had a router.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standings {
+    known: BTreeMap<Prefix, Standing>,
+    collisions: BTreeSet<Prefix>,
+    /// To be looked at; cleared when they were.
+    prefixes: BTreeSet<Prefix>,
+    /// The same, of nodes whose prefixes may collide.
+    nodes: BTreeSet<NodeId>,
+}
+
+impl Standings {
+    pub(crate) fn prefix_touched(&mut self, prefix: Prefix) {
+        if !prefix.is_exit() {
+            self.prefixes.insert(prefix);
+        }
+    }
+
+    pub(crate) fn network_touched(&mut self, node: NodeId) {
+        self.nodes.insert(node);
+    }
+}
+
+impl Tailnet {
+    /// All prefixes of a node are to be looked at.
+    pub(crate) fn touch_prefixes_of(&mut self, node: NodeId) {
+        let prefixes: Vec<Prefix> = self.routes.rows_of(node).map(|row| row.prefix).collect();
+        prefixes.into_iter().for_each(|prefix| self.standings.prefix_touched(prefix));
+    }
+
+    /// Takes what is so as known.
+    pub(crate) fn load_standings(&mut self) {
+        self.standings.collisions = self.collisions().into_iter().map(|collision| collision.prefix).collect();
+        self.standings.nodes.clear();
+    }
+
+    pub(crate) fn look_at_standings(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        for prefix in std::mem::take(&mut self.standings.prefixes) {
+            self.look_at(prefix, now, out);
+        }
+        for node in std::mem::take(&mut self.standings.nodes) {
+            self.look_for_collisions(node, now, out);
+        }
+    }
+
+    fn look_at(&mut self, prefix: Prefix, now: Timestamp, out: &mut Vec<Effect>) {
+        let candidates = self.routes.candidates(&prefix);
+        let seat = self.routes.seat(&prefix).map(|seat| seat.node);
+        let carrier = candidates.iter().find(|candidate| Some(candidate.node) == seat);
+        let up = carrier.is_some_and(serves);
+        let spares =
+            candidates.iter().filter(|other| Some(other.node) != seat && serves(other)).map(|other| other.node);
+        let next = Standing { up, spares: spares.collect() };
+        let had_router = up || !candidates.is_empty();
+        let Some(before) = self.standings.known.get(&prefix) else {
+            // What has no router yet neither is down nor comes back.
+            if had_router {
+                self.standings.known.insert(prefix, next);
+            }
+            return;
+        };
+        let mut tell = |node: Option<NodeId>, event: HistoryEvent| {
+            out.push(Effect::History(HistoryEntry { at: now, prefix: Some(prefix), node, event }));
+        };
+        if before.up && !next.up {
+            let cause = carrier.map_or_else(|| "no candidate".to_owned(), |carrier| word(carrier.rank));
+            tell(seat, HistoryEvent::PrefixDown(cause));
+        } else if !before.up && next.up {
+            tell(seat, HistoryEvent::PrefixRestored);
+        }
+        if next.up && next.spares.is_empty() && !before.spares.is_empty() {
+            // The one that was lost: a spare, or the carrier whose place a spare took.
+            let lost = before.spares.iter().copied().find(|spare| Some(*spare) != seat);
+            let lost = lost.or_else(|| candidates.iter().map(|other| other.node).find(|other| Some(*other) != seat));
+            let rank = candidates.iter().find(|other| Some(other.node) == lost).map(|other| other.rank);
+            tell(lost, HistoryEvent::RedundancyLost(rank.map_or_else(|| "no candidate".to_owned(), word)));
+        }
+        if next.up || had_router || !next.spares.is_empty() {
+            self.standings.known.insert(prefix, next);
+        } else {
+            self.standings.known.remove(&prefix);
+        }
+    }
+
+    fn look_for_collisions(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
+        let own: BTreeSet<Prefix> =
+            self.routes.rows_of(node).filter(|row| row.advertised).map(|row| row.prefix).collect();
+        // A wide prefix is news for the narrower ones of others.
+        let narrower = self.routes.rows().filter(|row| row.advertised && own.iter().any(|own| own.covers(&row.prefix)));
+        let concerned: BTreeSet<Prefix> = narrower.map(|row| row.prefix).collect();
+        for prefix in concerned {
+            match self.collision_about(prefix) {
+                None => drop(self.standings.collisions.remove(&prefix)),
+                Some(collision) => {
+                    if self.standings.collisions.insert(prefix) {
+                        let event = HistoryEvent::CollisionFound(self.sides(&collision));
+                        let entry = HistoryEntry { at: now, prefix: Some(prefix), node: Some(node), event };
+                        out.push(Effect::History(entry));
+                    }
+                }
+            }
+        }
+    }
+
+    /// `r1, r2 and r3 do not look like one site`, a side each.
+    fn sides(&self, collision: &Collision) -> String {
+        let name = |node: &NodeId| match self.registry.node(*node) {
+            Some(node) => node.given_name.to_string(),
+            None => format!("node {node}"),
+        };
+        let side = |nodes: &[(NodeId, Prefix)]| nodes.iter().map(|(node, _)| name(node)).collect::<Vec<_>>().join("+");
+        let sides: Vec<String> = collision.parties.iter().map(|party| side(&party.nodes)).collect();
+        format!("{} do not look like one site", sides.join(", "))
+    }
+}
+
+/// Whether a candidate carries, or could carry, a prefix.
+const fn serves(candidate: &Candidate) -> bool {
+    !matches!(candidate.rank, Rank::Suspect(_) | Rank::Down(_))
+}
+
+fn word(rank: Rank) -> String {
+    match rank {
+        Rank::Down(cause) | Rank::Suspect(cause) => cause.to_string(),
+        Rank::Drained => "drained".to_owned(),
+        Rank::Steady | Rank::Flapping => "up".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::what_if::tests::{P, now, prefix, tailnet};
+    use crate::{Ending, Event};
+    use std::time::Duration;
+    use wayleave_model::SessionId;
+    use wayleave_routes::Cause;
+
+    /// Loses a node, and tells what was told within a second, moves and verdicts apart.
+    fn lose(tailnet: &mut Tailnet, node: u64) -> Vec<String> {
+        let ending = Ending::Lost(Cause::ConnectionClosed);
+        let mut effects = tailnet.apply(Event::SessionEnded(NodeId::new(node), SessionId::new(node), ending), now());
+        effects.extend(tailnet.handle_deadline(now() + Duration::from_secs(1)));
+        told(effects)
+    }
+
+    fn told(effects: Vec<Effect>) -> Vec<String> {
+        let entries = effects
+            .into_iter()
+            .filter_map(|effect| if let Effect::History(entry) = effect { Some(entry) } else { None })
+            .filter(|entry| !matches!(entry.event, HistoryEvent::PrimaryChanged { .. } | HistoryEvent::Judged(_)));
+        let text = |entry: HistoryEntry| {
+            let node = entry.node.map_or_else(|| "nobody".to_owned(), |node| format!("n{node}"));
+            format!("{} {node}: {}", entry.event, entry.event.cause())
+        };
+        entries.map(text).collect()
+    }
+
+    #[test]
+    fn losing_a_standby_is_losing_redundancy_and_losing_both_is_down() {
+        let mut tailnet = tailnet(4);
+        assert_eq!(lose(&mut tailnet, 2), ["redundancy lost n2: connection closed"]);
+        assert_eq!(lose(&mut tailnet, 1), ["prefix down n1: connection closed"]);
+        let back =
+            tailnet.apply(Event::SessionOpened(NodeId::new(2), SessionId::new(12)), now() + Duration::from_secs(5));
+        assert_eq!(told(back), ["prefix restored n2: "]);
+        assert!(tailnet.routes().seat(&prefix(P)).is_some());
+    }
+
+    #[test]
+    fn a_primary_that_is_replaced_by_the_last_spare_loses_redundancy_too() {
+        let mut tailnet = tailnet(4);
+        assert_eq!(lose(&mut tailnet, 1), ["redundancy lost n1: connection closed"]);
+    }
+}

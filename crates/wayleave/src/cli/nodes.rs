@@ -143,13 +143,18 @@ fn columns() -> [Column; 8] {
         Column::time("LAST SEEN", "last_seen"),
         Column::time("EXPIRES", "expires_at"),
         Column::with("ROUTES", |node: &Value| {
-            let count = |field: &str| node[field].as_array().map_or(0, Vec::len);
-            let (advertised, approved) = (count("advertised_routes"), count("approved_routes"));
-            match (advertised, approved, count("primary_routes")) {
-                (0, 0, _) => "-".to_owned(),
-                (_, _, 0) => format!("{approved} of {advertised} approved"),
-                (_, _, primary) => format!("{approved} of {advertised} approved, primary for {primary}"),
-            }
+            let list = |field: &str| node[field].as_array().cloned().unwrap_or_default();
+            let (advertised, primary) = (list("advertised_routes"), list("primary_routes").len());
+            let (approved, ahead): (Vec<Value>, Vec<Value>) =
+                list("approved_routes").into_iter().partition(|prefix| advertised.contains(prefix));
+            let of_these = format!("{} of {} approved", approved.len(), advertised.len());
+            let parts = [
+                (!advertised.is_empty()).then_some(of_these),
+                (!ahead.is_empty()).then(|| format!("{} pre-approved", ahead.len())),
+                (primary > 0).then(|| format!("primary for {primary}")),
+            ];
+            let parts: Vec<String> = parts.into_iter().flatten().collect();
+            if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
         }),
     ]
 }

@@ -246,10 +246,11 @@ pub fn columns() -> [Column; 6] {
             let dead_primary = route["is_primary"] == Value::Bool(true) && state != "primary";
             let state = if dead_primary { format!("{state}, primary") } else { state };
             let acts = |conviction: &&Value| conviction["acts"] == Value::Bool(true);
-            let suspect = route["convictions"].as_array().into_iter().flatten().find(acts);
-            let state = match (route["reason"].as_str(), suspect) {
+            // Whoever carries or could carry a prefix has a reason; of the others only the node can stand convicted.
+            let down = route["convictions"].as_array().into_iter().flatten().find(acts);
+            let state = match (route["reason"].as_str(), down) {
                 (Some(reason), _) => format!("{state}: {reason}"),
-                (None, Some(conviction)) => format!("{state}, suspect: {}", output::show(&conviction["cause"])),
+                (None, Some(conviction)) => format!("{state}, node down: {}", output::show(&conviction["cause"])),
                 (None, None) => state,
             };
             match output::show(&route["warnings"]).as_str() {

@@ -457,6 +457,7 @@ fn log_history(entry: &HistoryEntry, tailnet: &Tailnet) {
         route.prefix = entry.prefix.map(|prefix| tailnet.sites().show(&prefix)),
         node.name = node.map(|node| node.given_name.to_string()),
         cause = entry.event.cause(),
+        evidence = Some(entry.evidence_text()).filter(|text| !text.is_empty()),
         "route {}",
         entry.event
     );

@@ -209,6 +209,7 @@ fn body(call: &QueuedCall, tailnet: &Tailnet) -> Value {
         "from": node(call.from),
         "to": node(call.to),
         "cause": call.cause,
+        "evidence": call.evidence,
     })
 }
 

@@ -187,6 +187,12 @@ async fn a_webhook_is_told_of_what_it_asked_for_and_a_call_in_vain_is_given_up()
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
+/// What a watch tells next, an empty line apart. It may take ten seconds.
+async fn next(watch: &mut reqwest::Response) -> Option<bytes::Bytes> {
+    let told = tokio::time::timeout(Duration::from_secs(10), watch.chunk()).await;
+    told.expect("something is told within ten seconds").unwrap()
+}
+
 #[tokio::test]
 async fn a_watch_gives_what_happens_as_it_happens_and_history_has_it_later() {
     let server = TestServer::start().await.unwrap();
@@ -206,7 +212,7 @@ async fn a_watch_gives_what_happens_as_it_happens_and_history_has_it_later() {
         (lines.len() >= needed).then_some(lines)
     };
     let lines = loop {
-        if let Some(lines) = seen(2, watch.chunk().await.unwrap()) {
+        if let Some(lines) = seen(2, next(&mut watch).await) {
             break lines;
         }
     };
@@ -217,7 +223,7 @@ async fn a_watch_gives_what_happens_as_it_happens_and_history_has_it_later() {
     let (status, approved) = api.ask(Method::POST, "/api/v2/routes/approve", ask).await;
     assert_eq!((status, &approved[0]["prefix"]), (StatusCode::OK, &json!(encoded)), "{approved}");
     let lines = loop {
-        if let Some(lines) = seen(4, watch.chunk().await.unwrap()) {
+        if let Some(lines) = seen(4, next(&mut watch).await) {
             break lines;
         }
     };

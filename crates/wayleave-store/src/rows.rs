@@ -38,6 +38,8 @@ pub struct HistoryRow {
     pub to: Option<NodeId>,
     /// Who or what caused it.
     pub cause: String,
+    /// What stood against the router that it is about, in words.
+    pub evidence: String,
 }
 
 /// One row of one table, read with errors that name both.
@@ -358,6 +360,7 @@ pub(crate) fn call_from_row(row: &SqliteRow) -> Result<QueuedCall, StoreError> {
         from: c.optional_number("from_node")?.map(NodeId::new),
         to: c.optional_number("to_node")?.map(NodeId::new),
         cause: c.text("cause")?,
+        evidence: c.text("evidence")?,
         attempts: c.number("attempts")?,
     })
 }
@@ -373,5 +376,6 @@ pub(crate) fn history_from_row(row: &SqliteRow) -> Result<HistoryRow, StoreError
         from: c.optional_number("from_node")?.map(NodeId::new),
         to: c.optional_number("to_node")?.map(NodeId::new),
         cause: c.text("cause")?,
+        evidence: c.text("evidence")?,
     })
 }

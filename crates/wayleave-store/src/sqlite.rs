@@ -53,6 +53,7 @@ fn migrator() -> Migrator {
         (4, "path_checks", include_str!("../migrations/0004_path_checks.sql")),
         (5, "import", include_str!("../migrations/0005_import.sql")),
         (6, "sites", include_str!("../migrations/0006_sites.sql")),
+        (7, "evidence", include_str!("../migrations/0007_evidence.sql")),
     ];
     let step = |(version, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wayleave_model::{Node, NodeId, Route, SessionId, Timestamp};
+use wayleave_model::{Node, NodeId, Prefix, Route, SessionId, Timestamp};
 use wayleave_policy::{CompiledPolicy, Subject};
-use wayleave_routes::{Effect as RouteEffect, Endpoints, Input, Judgement, NodeFacts, Restored, Testimony, approval};
+use wayleave_routes::{
+    Conviction, Effect as RouteEffect, Endpoints, Input, Judgement, NodeFacts, Restored, Testimony, approval,
+};
 
 use crate::command::Command;
 use crate::enrolment::wanted_name;
@@ -370,7 +372,7 @@ impl Tailnet {
         {
             out.push(Effect::KeyExpires { node: id, at });
             let event = HistoryEvent::KeyExpires(at);
-            out.push(Effect::History(HistoryEntry { at: now, prefix: None, node: Some(id), event }));
+            out.push(Effect::History(HistoryEntry::new(now, None, Some(id), event)));
         }
         self.await_key_warning(id, now, false);
     }
@@ -398,8 +400,9 @@ impl Tailnet {
                         to: change.to,
                         because: change.because.clone(),
                     };
-                    let entry = HistoryEntry { at: now, prefix: Some(change.prefix), node: change.to, event };
-                    out.push(Effect::History(entry));
+                    let entry = HistoryEntry::new(now, Some(change.prefix), change.to, event);
+                    let evidence = self.evidence_against(change.from, &change.prefix);
+                    out.push(Effect::History(HistoryEntry { evidence, ..entry }));
                     out.push(Effect::PrimaryChanged(change));
                 }
                 RouteEffect::Judged(judgement) => {
@@ -432,10 +435,21 @@ impl Tailnet {
                 RouteEffect::FlapsChanged(node) => out.push(Effect::FlapRow(node)),
                 RouteEffect::FellBack { prefix, group, fallen_back } => {
                     let event = if fallen_back { HistoryEvent::FellBack } else { HistoryEvent::CameBack };
-                    out.push(Effect::History(HistoryEntry { at: now, prefix: Some(prefix), node: None, event }));
+                    out.push(Effect::History(HistoryEntry::new(now, Some(prefix), None, event)));
                     out.push(Effect::FellBack { prefix, group, fallen_back });
                 }
-                RouteEffect::SteeredChanged(change) => out.push(Effect::SteeredChanged(change)),
+                RouteEffect::SteeredChanged(change) => {
+                    let event = HistoryEvent::GroupPrimaryChanged {
+                        group: change.group.clone(),
+                        from: change.from,
+                        to: change.to,
+                        because: change.because.clone(),
+                    };
+                    let entry = HistoryEntry::new(now, Some(change.prefix), change.to, event);
+                    let evidence = self.evidence_against(change.from, &change.prefix);
+                    out.push(Effect::History(HistoryEntry { evidence, ..entry }));
+                    out.push(Effect::SteeredChanged(change));
+                }
                 RouteEffect::RoutesOf(node) => {
                     self.touch_prefixes_of(node);
                     self.touched.insert(node);
@@ -444,12 +458,17 @@ impl Tailnet {
         }
     }
 
+    /// What stands against a router as one of a prefix.
+    fn evidence_against(&self, node: Option<NodeId>, prefix: &Prefix) -> Vec<Conviction> {
+        node.map(|node| self.routes.convictions(node, prefix)).unwrap_or_default()
+    }
+
     /// What stands against routers is history; what other nodes are accused of is nobody's business but the log's.
     fn note_judgement(&self, judgement: Judgement, now: Timestamp, out: &mut Vec<Effect>) {
         let Judgement { node, prefix, verdict } = judgement;
         if self.routes.rows_of(node).next().is_some() {
             let event = HistoryEvent::Judged(verdict);
-            out.push(Effect::History(HistoryEntry { at: now, prefix, node: Some(node), event }));
+            out.push(Effect::History(HistoryEntry::new(now, prefix, Some(node), event)));
         }
     }
 
@@ -462,7 +481,7 @@ impl Tailnet {
             (Some(false), true) => HistoryEvent::Advertised,
             (Some(true), true) | (Some(false), false) | (None, _) => return,
         };
-        out.push(Effect::History(HistoryEntry { at: now, prefix: Some(prefix), node: Some(node), event }));
+        out.push(Effect::History(HistoryEntry::new(now, Some(prefix), Some(node), event)));
     }
 
     /// Makes the views of touched nodes anew, and the policy's answers where something that they stand on has changed.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use wayleave_model::{Approver, NodeId, Prefix, Timestamp};
-use wayleave_routes::{Because, Verdict};
+use wayleave_routes::{Because, Conviction, Group, Verdict};
 
 /// One line of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,24 @@ pub struct HistoryEntry {
     pub node: Option<NodeId>,
     /// What.
     pub event: HistoryEvent,
+    /// What stood against the router that it is about, or against its route: of a move, the one that had the prefix.
+    pub evidence: Vec<Conviction>,
+}
+
+impl HistoryEntry {
+    /// One without evidence.
+    pub const fn new(at: Timestamp, prefix: Option<Prefix>, node: Option<NodeId>, event: HistoryEvent) -> Self {
+        Self { at, prefix, node, event, evidence: Vec::new() }
+    }
+
+    /// The evidence in words: `ping unanswered since TIME; witnesses silent since TIME (observed)`. Empty where there is none.
+    pub fn evidence_text(&self) -> String {
+        let words = self.evidence.iter().map(|conviction| {
+            let observed = if conviction.acts { "" } else { " (observed)" };
+            format!("{} since {}{observed}", conviction.cause, conviction.at)
+        });
+        words.collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// What happened.
@@ -33,6 +51,17 @@ pub enum HistoryEvent {
     Disabled(Approver),
     /// The prefix went from one node to another, or to nobody.
     PrimaryChanged {
+        /// Who had it.
+        from: Option<NodeId>,
+        /// Who has it.
+        to: Option<NodeId>,
+        /// Why.
+        because: Because,
+    },
+    /// The prefix went from one node to another within the group that a grant steers through.
+    GroupPrimaryChanged {
+        /// The tags that make the group.
+        group: Group,
         /// Who had it.
         from: Option<NodeId>,
         /// Who has it.
@@ -80,6 +109,7 @@ impl HistoryEvent {
             Self::Approved(_) => "approved",
             Self::Disabled(_) => "disabled",
             Self::PrimaryChanged { .. } => "primary changed",
+            Self::GroupPrimaryChanged { .. } => "group primary changed",
             Self::FellBack => "fell back",
             Self::CameBack => "came back",
             Self::Set(..) => "set",
@@ -113,7 +143,11 @@ impl HistoryEvent {
 
     /// Who had the prefix and who has it, where it moved.
     pub const fn ends(&self) -> (Option<NodeId>, Option<NodeId>) {
-        if let Self::PrimaryChanged { from, to, .. } = self { (*from, *to) } else { (None, None) }
+        if let Self::PrimaryChanged { from, to, .. } | Self::GroupPrimaryChanged { from, to, .. } = self {
+            (*from, *to)
+        } else {
+            (None, None)
+        }
     }
 
     /// The cause, in the same words as everywhere else; empty where there is none to tell.
@@ -126,6 +160,10 @@ impl HistoryEvent {
             Self::FellBack => "every router is down".to_owned(),
             Self::CameBack => "a router is steady".to_owned(),
             Self::PrimaryChanged { because, .. } => because.to_string(),
+            Self::GroupPrimaryChanged { group, because, .. } => {
+                let tags: Vec<String> = group.iter().map(ToString::to_string).collect();
+                format!("via {}: {because}", tags.join(","))
+            }
             Self::Judged(verdict) => verdict.cause().to_string(),
             Self::KeyExpires(at) => format!("on {at}"),
             Self::RedundancyLost(what) | Self::PrefixDown(what) | Self::CollisionFound(what) => what.clone(),

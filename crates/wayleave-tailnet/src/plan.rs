@@ -144,7 +144,7 @@ impl Draft {
     }
 
     pub(crate) fn history(&mut self, prefix: Option<Prefix>, node: Option<NodeId>, event: HistoryEvent) {
-        self.writes.push(Write::History(HistoryEntry { at: self.now, prefix, node, event }));
+        self.writes.push(Write::History(HistoryEntry::new(self.now, prefix, node, event)));
     }
 
     pub(crate) fn login(&mut self, change: LoginChange) {

@@ -82,8 +82,13 @@ impl Tailnet {
             }
             return;
         };
+        let routes = &self.routes;
         let mut tell = |node: Option<NodeId>, event: HistoryEvent| {
-            out.push(Effect::History(HistoryEntry { at: now, prefix: Some(prefix), node, event }));
+            let evidence = match (&event, node) {
+                (HistoryEvent::PrefixRestored, _) | (_, None) => Vec::new(),
+                (_, Some(node)) => routes.convictions(node, &prefix),
+            };
+            out.push(Effect::History(HistoryEntry { at: now, prefix: Some(prefix), node, event, evidence }));
         };
         if before.up && !next.up {
             let cause = carrier.map_or_else(|| "no candidate".to_owned(), |carrier| word(carrier.rank));
@@ -117,7 +122,7 @@ impl Tailnet {
                 Some(collision) => {
                     if self.standings.collisions.insert(prefix) {
                         let event = HistoryEvent::CollisionFound(self.sides(&collision));
-                        let entry = HistoryEntry { at: now, prefix: Some(prefix), node: Some(node), event };
+                        let entry = HistoryEntry::new(now, Some(prefix), Some(node), event);
                         out.push(Effect::History(entry));
                     }
                 }
@@ -188,6 +193,20 @@ mod tests {
             tailnet.apply(Event::SessionOpened(NodeId::new(2), SessionId::new(12)), now() + Duration::from_secs(5));
         assert_eq!(told(back), ["prefix restored n2: "]);
         assert!(tailnet.routes().seat(&prefix(P)).is_some());
+    }
+
+    #[test]
+    fn a_move_has_what_stood_against_the_router_that_had_the_prefix() {
+        let mut tailnet = tailnet(4);
+        let ending = Ending::Lost(Cause::ConnectionClosed);
+        tailnet.apply(Event::SessionEnded(NodeId::new(1), SessionId::new(1), ending), now());
+        let effects = tailnet.handle_deadline(now() + Duration::from_secs(1));
+        let mut entries = effects
+            .into_iter()
+            .filter_map(|effect| if let Effect::History(entry) = effect { Some(entry) } else { None });
+        let moved = entries.find(|entry| matches!(entry.event, HistoryEvent::PrimaryChanged { .. })).unwrap();
+        let convicted_at = now() + Duration::from_secs(1);
+        assert_eq!(moved.evidence_text(), format!("connection closed since {convicted_at}"));
     }
 
     #[test]

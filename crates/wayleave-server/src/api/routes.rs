@@ -416,8 +416,7 @@ struct HistoryBody {
     shown: Option<String>,
     node: Option<NodeRef>,
     /// Such as `advertised`, `pending`, `approved`, `disabled`, `withdrawn`, `primary changed`, `redundancy lost`, `prefix down`,
-    /// `prefix restored`, `collision found`, `convicted`, `observed`,
-    /// `acquitted` or `deleted`.
+    /// `prefix restored`, `collision found`, `group primary changed`, `convicted`, `observed`, `acquitted` or `deleted`.
     event: String,
     /// Who had the prefix, where it moved.
     from: Option<NodeRef>,
@@ -425,6 +424,8 @@ struct HistoryBody {
     to: Option<NodeRef>,
     /// Who or what caused it.
     cause: String,
+    /// What stood against the router that it is about (of a move: the one that had the prefix), each with its time; empty where nothing did.
+    evidence: String,
 }
 
 /// What happened to routes, the newest first.
@@ -454,6 +455,7 @@ async fn history(
             from: row.from.map(|id| node_ref(tailnet, id)),
             to: row.to.map(|id| node_ref(tailnet, id)),
             cause: row.cause,
+            evidence: row.evidence,
         };
         rows.into_iter().map(line).collect()
     });
@@ -514,5 +516,6 @@ fn live(entry: &HistoryEntry, tailnet: &Tailnet) -> HistoryBody {
         from: from.map(|id| node_ref(tailnet, id)),
         to: to.map(|id| node_ref(tailnet, id)),
         cause: entry.event.cause(),
+        evidence: entry.evidence_text(),
     }
 }

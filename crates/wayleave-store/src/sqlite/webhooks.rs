@@ -57,19 +57,21 @@ pub struct QueuedCall {
     pub to: Option<NodeId>,
     /// Who or what caused it.
     pub cause: String,
+    /// What stood against the router that it is about, in words.
+    pub evidence: String,
     /// How often it was tried.
     pub attempts: u32,
 }
 
 pub(super) async fn put_in_queue(db: &mut SqliteConnection, entry: &HistoryEntry) -> Result<(), sqlx::Error> {
-    let HistoryEntry { at, prefix, node, event } = entry;
+    let HistoryEntry { at, prefix, node, event, evidence: _ } = entry;
     if !HistoryEvent::TOLD.contains(&event.word()) {
         return Ok(());
     }
     let (from, to) = event.ends();
     sqlx::query(
-        "INSERT INTO webhook_queue (webhook, at, prefix, node_id, event, from_node, to_node, cause)
-         SELECT id, $1, $2, $3, $4, $5, $6, $7 FROM webhooks
+        "INSERT INTO webhook_queue (webhook, at, prefix, node_id, event, from_node, to_node, cause, evidence)
+         SELECT id, $1, $2, $3, $4, $5, $6, $7, $8 FROM webhooks
          WHERE events = '[]' OR EXISTS (SELECT 1 FROM json_each(events) WHERE value = $4)",
     )
     .bind(at.as_millis())
@@ -79,6 +81,7 @@ pub(super) async fn put_in_queue(db: &mut SqliteConnection, entry: &HistoryEntry
     .bind(from.map(|node| write::signed(node.get())))
     .bind(to.map(|node| write::signed(node.get())))
     .bind(event.cause())
+    .bind(entry.evidence_text())
     .execute(db)
     .await
     .map(drop)

@@ -448,10 +448,11 @@ pub(super) async fn put_sequences(db: &mut SqliteConnection, sequences: Sequence
 }
 
 async fn put_history(db: &mut SqliteConnection, entry: &HistoryEntry) -> Result<(), sqlx::Error> {
-    let HistoryEntry { at, prefix, node, event } = entry;
+    let HistoryEntry { at, prefix, node, event, evidence: _ } = entry;
     let (from, to) = event.ends();
     sqlx::query(
-        "INSERT INTO history (at, prefix, node_id, event, from_node, to_node, cause) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO history (at, prefix, node_id, event, from_node, to_node, cause, evidence)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(at.as_millis())
     .bind(prefix.map(|prefix| prefix.to_string()))
@@ -460,6 +461,7 @@ async fn put_history(db: &mut SqliteConnection, entry: &HistoryEntry) -> Result<
     .bind(from.map(|node| signed(node.get())))
     .bind(to.map(|node| signed(node.get())))
     .bind(event.cause())
+    .bind(entry.evidence_text())
     .execute(&mut *db)
     .await?;
     super::webhooks::put_in_queue(db, entry).await

@@ -152,6 +152,7 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
                 Column::text("EVENT", "event"),
                 Column::with("NODE", who),
                 Column::text("CAUSE", "cause"),
+                Column::text("EVIDENCE", "evidence"),
             ];
             output::list(global.output, &lines, &columns)
         }

@@ -4,15 +4,18 @@
 //! exits. A router that is not online carries nothing. What a viewer reaches through a wider prefix before and a narrower one after, or the
 //! other way, it has not gained or lost: it reaches it through another router.
 //!
-//! Nodes that the policy does not tell apart, before and after, are worked out as one; only routers have, for their own prefixes, an
-//! answer of their own. So the cost is that of classes and prefixes, not of pairs of nodes.
+//! Nodes that the policy does not tell apart, before and after, and that use the same routers for prefixes that are spread or have fallen
+//! back, are worked out as one; only routers have, for their own prefixes, an answer of their own. So the cost is that of classes and
+//! prefixes, not of pairs of nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use wayleave_model::{NodeId, Prefix, Tag, UserId};
 use wayleave_policy::{Access, Places, PortSet, Steering};
-use wayleave_tailnet::{NodeView, Snapshot};
+use wayleave_tailnet::{Choices, NodeView, Snapshot};
+
+use crate::view::chosen;
 
 mod words;
 
@@ -76,15 +79,16 @@ pub struct Move {
 /// Who gains and who loses. Viewers that gain and lose the same are told together; those that do neither are left out.
 pub fn difference(before: &Snapshot, after: &Snapshot) -> Vec<Difference> {
     let (old, new) = (Side::new(before), Side::new(after));
-    let mut viewers: BTreeMap<Pair, Vec<NodeId>> = BTreeMap::new();
+    let mut viewers: BTreeMap<(Pair, [Used; 2]), Vec<NodeId>> = BTreeMap::new();
     let mut peers: BTreeMap<Pair, Vec<NodeId>> = BTreeMap::new();
     let everybody: BTreeSet<NodeId> = before.nodes.keys().chain(after.nodes.keys()).copied().collect();
     for id in everybody {
-        viewers.entry((old.viewer_class(id), new.viewer_class(id))).or_default().push(id);
+        let pair = (old.viewer_class(id), new.viewer_class(id));
+        viewers.entry((pair, [old.used_by(id), new.used_by(id)])).or_default().push(id);
         peers.entry((before.policy.class_of(id), after.policy.class_of(id))).or_default().push(id);
     }
     let mut changes: BTreeMap<Change, Vec<NodeId>> = BTreeMap::new();
-    for (pair, members) in &viewers {
+    for ((pair, _), members) in &viewers {
         let Some(first) = members.first().copied() else { continue };
         let nodes = peer_changes(&old, &new, *pair, first, members, &peers);
         let routes = [(&old, pair.0), (&new, pair.1)].map(|(side, class)| class.map(|_| side.routes_of(first)));
@@ -117,6 +121,9 @@ pub fn difference(before: &Snapshot, after: &Snapshot) -> Vec<Difference> {
 
 /// The classes of a node before and after; `None`: it is not there, or, as a viewer, sees nothing.
 type Pair = (Option<u32>, Option<u32>);
+
+/// Whom a viewer uses for each prefix that is spread or has fallen back.
+type Used = Vec<Option<NodeId>>;
 
 /// The change of a router, where its own prefixes make it another than that of its class. What the class gains or loses of a prefix that
 /// the router carries itself does not count for it; but if there is more, it is told with its class.
@@ -214,6 +221,8 @@ struct Side<'a> {
     snapshot: &'a Snapshot,
     primary: BTreeMap<Prefix, Carrier>,
     steered: BTreeMap<Arc<BTreeSet<Tag>>, BTreeMap<Prefix, Carrier>>,
+    /// What viewers choose from, where not all of them use the primary.
+    choices: BTreeMap<Prefix, &'a Choices>,
     prefixes: BTreeSet<Prefix>,
     exits: Vec<NodeId>,
 }
@@ -224,6 +233,7 @@ impl<'a> Side<'a> {
             snapshot,
             primary: BTreeMap::new(),
             steered: BTreeMap::new(),
+            choices: BTreeMap::new(),
             prefixes: BTreeSet::new(),
             exits: Vec::new(),
         };
@@ -239,6 +249,10 @@ impl<'a> Side<'a> {
                     carried.insert(*prefix, carrier);
                     side.prefixes.insert(*prefix);
                 }
+            }
+            for (prefix, choices) in view.choices.iter().filter(|(prefix, _)| view.approved.contains(*prefix)) {
+                side.choices.entry(*prefix).or_insert(choices);
+                side.prefixes.insert(*prefix);
             }
             if view.online && [Prefix::EXIT_V4, Prefix::EXIT_V6].iter().all(|half| view.approved.contains(half)) {
                 side.exits.push(*id);
@@ -256,16 +270,36 @@ impl<'a> Side<'a> {
         self.view(id).filter(|view| !view.expired).and_then(|_| self.snapshot.policy.class_of(id))
     }
 
+    fn used_by(&self, viewer: NodeId) -> Used {
+        self.choices.iter().map(|(prefix, choices)| self.choice(viewer, prefix, choices)).collect()
+    }
+
+    fn choice(&self, viewer: NodeId, prefix: &Prefix, choices: &Choices) -> Option<NodeId> {
+        chosen(self.snapshot, self.view(viewer)?, prefix, choices).map(|choice| choice.node)
+    }
+
+    /// Whether a node is one of those who share a prefix.
+    fn shares(&self, node: NodeId, prefix: &Prefix) -> bool {
+        let tailnet = self.choices.get(prefix).and_then(|choices| choices.of(None));
+        tailnet.is_some_and(|offer| offer.field.carriers.iter().any(|carrier| carrier.node == node))
+    }
+
     fn routes_of(&self, viewer: NodeId) -> Routes {
         let policy = &self.snapshot.policy;
         let places = policy.places(viewer);
         let carried = self.prefixes.iter().filter_map(|prefix| {
-            let carrier = match policy.steering(viewer, prefix) {
-                Steering::Primary => self.primary.get(prefix),
-                Steering::Via(group) => self.steered.get(&group).and_then(|carried| carried.get(prefix)),
-                Steering::Nowhere => None,
+            let carrier = match (self.choices.get(prefix), policy.steering(viewer, prefix)) {
+                (_, Steering::Nowhere) => None,
+                (Some(choices), _) => {
+                    let node = self.choice(viewer, prefix, choices)?;
+                    Some(Carrier { node, up: self.view(node).is_some_and(|view| view.online) })
+                }
+                (None, Steering::Primary) => self.primary.get(prefix).copied(),
+                (None, Steering::Via(group)) => {
+                    self.steered.get(&group).and_then(|carried| carried.get(prefix)).copied()
+                }
             };
-            Some((*prefix, Reached { carrier: *carrier?, places: places.within(prefix) }))
+            Some((*prefix, Reached { carrier: carrier?, places: places.within(prefix) }))
         });
         Routes { reached: carried.collect(), places }
     }
@@ -287,7 +321,7 @@ impl<'a> Side<'a> {
         let wider = (1..=place.bits()).rev().filter_map(|bits| place.widened(bits));
         let longest = wider.filter(|prefix| self.prefixes.contains(prefix));
         for prefix in longest {
-            if own.is_some_and(|own| own.primary.contains(&prefix)) {
+            if own.is_some_and(|own| own.primary.contains(&prefix) || self.shares(own.node.id, &prefix)) {
                 return Some(At::Itself);
             }
             let (carrier, places) = match routes.reached.get(&prefix) {

@@ -80,7 +80,7 @@ pub(crate) fn way(snapshot: &Snapshot, viewer: &NodeView, prefix: &Prefix) -> Wa
 }
 
 /// Whom a viewer uses for a prefix that is spread, or has fallen back. `None`: nobody.
-fn chosen(snapshot: &Snapshot, viewer: &NodeView, prefix: &Prefix, choices: &Choices) -> Option<Choice> {
+pub(crate) fn chosen(snapshot: &Snapshot, viewer: &NodeView, prefix: &Prefix, choices: &Choices) -> Option<Choice> {
     let offer = match way(snapshot, viewer, prefix) {
         Way::Tailnet => choices.of(None),
         Way::Group(group) => choices.of(Some(&group)),

@@ -77,6 +77,50 @@ fn a_narrower_prefix_takes_its_part_from_the_wider_one() {
 }
 
 #[test]
+fn viewers_of_a_spread_prefix_move_with_the_router_that_they_use() {
+    let mut rig = Rig::new();
+    let (first, second) = (rig.joins(1, &["10.1.0.0/16"]), rig.joins(2, &["10.1.0.0/16"]));
+    let viewers: Vec<NodeId> = (3..=12).map(|n| rig.joins(n, &[])).collect();
+    rig.approve(first, "10.1.0.0/16");
+    rig.approve(second, "10.1.0.0/16");
+    let prefix: Prefix = "10.1.0.0/16".parse().unwrap();
+    let single = rig.base();
+    let spread = wayleave_model::Change::Set(wayleave_model::Spread::Balance);
+    let change = wayleave_model::PrefixChange { spread, ..wayleave_model::PrefixChange::default() };
+    rig.ask(Command::SetPrefix { prefix: Some(prefix), change, by: Approver::Cli });
+    let balanced = rig.base();
+    let uses = |snapshot: &Snapshot, viewer: &NodeId, router: NodeId| {
+        let [viewer, router] = [*viewer, router].map(|id| snapshot.node(id).unwrap());
+        crate::told(snapshot, viewer, router).unwrap().primary.contains(&prefix)
+    };
+    let of_second: Vec<NodeId> = viewers.iter().copied().filter(|viewer| uses(&balanced, viewer, second)).collect();
+    assert!(!of_second.is_empty() && of_second.len() < viewers.len(), "it is spread: {of_second:?}");
+    let moved = Change { moves: vec![Move { prefix, from: first, to: second }], ..Change::default() };
+    assert_eq!(difference(&single, &balanced), [Difference { viewers: of_second.clone(), change: moved }]);
+    let lost = Ending::Lost(Cause::ConnectionClosed);
+    rig.tell(Event::SessionEnded(second, SessionId::new(2), lost));
+    rig.wait(Duration::from_secs(1));
+    let back = Change { moves: vec![Move { prefix, from: second, to: first }], ..Change::default() };
+    assert_eq!(difference(&balanced, &rig.base()), [Difference { viewers: of_second, change: back }]);
+}
+
+#[test]
+fn a_prefix_that_falls_back_is_reached_through_the_wider_one() {
+    let mut rig = Rig::new();
+    let (narrow, wide) = (rig.joins(1, &["10.1.0.0/16"]), rig.joins(2, &["10.0.0.0/8"]));
+    rig.joins(3, &[]);
+    rig.approve(narrow, "10.1.0.0/16");
+    rig.approve(wide, "10.0.0.0/8");
+    let when_down = wayleave_model::Change::Set(wayleave_model::WhenDown::FallBack);
+    let change = wayleave_model::PrefixChange { when_down, ..wayleave_model::PrefixChange::default() };
+    rig.ask(Command::SetPrefix { prefix: None, change, by: Approver::Cli });
+    let before = rig.base();
+    rig.tell(Event::SessionEnded(narrow, SessionId::new(1), Ending::Lost(Cause::ConnectionClosed)));
+    rig.wait(Duration::from_secs(1));
+    assert_eq!(since(&mut rig, &before), ["n3", "~ 10.1.0.0/16 through n2 instead of n1"]);
+}
+
+#[test]
 fn a_policy_is_told_in_ports_of_peers_and_of_prefixes() {
     let mut rig = Rig::new();
     let router = rig.joins(1, &["10.1.0.0/16"]);

@@ -3,6 +3,7 @@
 mod cables;
 mod lives;
 mod moved;
+mod planned;
 mod policy;
 mod sites;
 
@@ -32,6 +33,8 @@ pub const ALL: &[(&str, Story)] = &[
     ("s1_each_peer_has_its_own_prefix", own_prefixes),
     ("s2_the_primary_moves_only_when_it_must", only_when_it_must),
     ("a_dead_router_is_replaced_however_it_died", gaps),
+    ("a_planned_move_loses_no_ping", planned::drain_and_failback),
+    ("a_drain_waits_for_every_client_or_says_who_is_missing", planned::drain_waits),
     ("s3_a_group_reaches_a_subnet_and_nobody_else_does", policy::group_reaches_subnet),
     ("s5_a_rule_to_the_internet_offers_approved_exits", policy::only_internet),
     ("s6_an_exit_with_a_subnet_of_its_own_serves_both", lives::exit_with_a_subnet),

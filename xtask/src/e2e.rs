@@ -15,6 +15,7 @@ mod stories;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -45,6 +46,9 @@ pub struct E2eArgs {
     /// How often each way of failing is measured.
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
+    /// How many tests run at a time; those that measure a time always run alone, after the others.
+    #[arg(long, default_value_t = 1)]
+    pub jobs: usize,
 }
 
 /// What came of the tests.
@@ -90,27 +94,24 @@ pub fn tests(args: &E2eArgs) -> anyhow::Result<Tally> {
     };
     net::sweep();
     let folder = std::env::temp_dir().join(format!("wl{}", std::process::id()));
+    let (measured, plain): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|(name, _)| is_measured(name));
     let mut tally = Tally::default();
-    for (name, story) in chosen {
-        let started = Instant::now();
-        let done = rig::Rig::new(&clients, &binary, &folder.join(name), args.runs).and_then(|mut rig| {
-            let done = story(&mut rig);
-            if done.is_err() {
-                rig.show_logs();
+    for (stories, jobs) in [(plain, args.jobs.max(1)), (measured, 1)] {
+        let next = AtomicUsize::new(0);
+        let passed = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    while let Some((name, story)) = stories.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let ok = one(name, *story, || rig::Rig::new(&clients, &binary, &folder.join(name), args.runs));
+                        passed.fetch_add(usize::from(ok), Ordering::Relaxed);
+                    }
+                });
             }
-            done
         });
-        let took = started.elapsed().as_secs_f32();
-        match done {
-            Ok(()) => {
-                tally.passed += 1;
-                say(&format!("ok      {name} ({took:.1} s)"));
-            }
-            Err(error) => {
-                tally.failed += 1;
-                say(&format!("FAILED  {name} ({took:.1} s): {error:#}"));
-            }
-        }
+        let passed = passed.into_inner();
+        tally.passed += passed;
+        tally.failed += stories.len() - passed;
     }
     if args.keep || tally.failed > 0 {
         say(&format!("logs are in {}", folder.display()));
@@ -118,6 +119,31 @@ pub fn tests(args: &E2eArgs) -> anyhow::Result<Tally> {
         std::fs::remove_dir_all(&folder).ok();
     }
     Ok(tally)
+}
+
+/// Runs one test, and says what came of it.
+fn one(name: &str, story: stories::Story, rig: impl FnOnce() -> anyhow::Result<rig::Rig>) -> bool {
+    let started = Instant::now();
+    let done = rig().and_then(|mut rig| {
+        let done = story(&mut rig);
+        if done.is_err() {
+            rig.show_logs();
+        }
+        done
+    });
+    let took = started.elapsed().as_secs_f32();
+    match &done {
+        Ok(()) => say(&format!("ok      {name} ({took:.1} s)")),
+        Err(error) => say(&format!("FAILED  {name} ({took:.1} s): {error:#}")),
+    }
+    done.is_ok()
+}
+
+/// Whether a test asserts how long something takes, so that others beside it would disturb it.
+fn is_measured(name: &str) -> bool {
+    const MEASURED: &[&str] =
+        &["the_first_map_", "a_dead_router_", "a_planned_move_", "s2_", "s10_", "s12_", "s14_", "s15_"];
+    MEASURED.iter().any(|start| name.starts_with(start))
 }
 
 /// Answers every HTTP request with where it came from.

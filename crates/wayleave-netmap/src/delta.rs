@@ -143,9 +143,11 @@ pub fn delta(
             add_profile(&mut profiles, is, new);
         }
     }
-    for (id, user) in new.users.iter() {
-        if old.users.get(id).is_some_and(|old| old != user) {
-            profiles.insert(id.get(), profile(user));
+    if !new.users.ptr_eq(&old.users) {
+        for (id, user) in new.users.iter() {
+            if old.users.get(id).is_some_and(|old| old != user) {
+                profiles.insert(id.get(), profile(user));
+            }
         }
     }
     out.user_profiles = profiles.into_values().collect();
@@ -188,7 +190,7 @@ fn own_node(snapshot: &Snapshot, me: &NodeView, base_domain: &str) -> Node {
 }
 
 /// Who may open shells on the viewer, if any rule says so.
-fn own_ssh(snapshot: &Snapshot, me: &NodeView) -> Option<Box<SshPolicy>> {
+pub(crate) fn own_ssh(snapshot: &Snapshot, me: &NodeView) -> Option<Box<SshPolicy>> {
     let rules = snapshot.policy.ssh(me.node.id);
     (!rules.is_empty()).then(|| Box::new(ssh_to_wire(&rules, SSH_CHECK)))
 }

@@ -2,7 +2,7 @@
 //!
 //! A view is a function of a [`Snapshot`](wayleave_tailnet::Snapshot) and a viewer. A viewer is brought from one snapshot to a newer one
 //! by [`delta()`], which looks only at the nodes that changed between the two, or anew by [`full()`]. What came out is told in one frame,
-//! so a route that moves is never on two peers nor on none.
+//! so a route that moves is never on two peers nor on none. What many viewers are told alike is made and encoded once ([`Fan`]).
 //!
 //! This crate never decides: who is primary comes from the route table, who may see whom from the policy.
 
@@ -12,6 +12,7 @@ mod difference;
 mod dns;
 mod encode;
 mod explain;
+mod fan;
 #[cfg(test)]
 mod rig;
 mod to_wire;
@@ -23,5 +24,6 @@ pub use difference::{Change, Difference, Gain, Move, Names, What, difference};
 pub use dns::host_name;
 pub use encode::{Encoder, frame};
 pub use explain::{Reach, reach, viewers_of};
+pub use fan::Fan;
 pub use to_wire::{TAGGED_DEVICES, filter_to_wire, profile_of as owner_profile, ssh_to_wire};
 pub use view::{Told, peers, told};

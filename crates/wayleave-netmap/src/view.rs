@@ -105,7 +105,7 @@ pub(crate) fn instead(snapshot: &Snapshot, viewer: &NodeView, offer: &Offer) -> 
 }
 
 /// The official Rust client has no switch for exits: a default route of any peer would become its own (protocol.md 13).
-fn takes_every_route(viewer: &NodeView) -> bool {
+pub(crate) fn takes_every_route(viewer: &NodeView) -> bool {
     viewer.node.hostinfo.app.starts_with("tailscale-rs") || viewer.node.hostinfo.client_version.contains("tailscale-rs")
 }
 

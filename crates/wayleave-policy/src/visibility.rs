@@ -41,6 +41,11 @@ impl CompiledPolicy {
         class.map_or(0, |class| self.seen_classes(class).map(|(_, members)| members.len()).sum())
     }
 
+    /// Whether whose a node is decides whom it sees, beyond what its class may. Costs what there are of classes.
+    pub fn tells_users_apart(&self) -> bool {
+        self.by_class.values().any(|(class, _)| class.to_own)
+    }
+
     fn seen_classes<'a>(
         &'a self,
         class: &'a Class,

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use wayleave_derp::Relay;
-use wayleave_netmap::{PeerCache, Shared};
+use wayleave_netmap::{Fan, PeerCache, Shared};
 use wayleave_store::{OpenError, Store};
 use wayleave_tailnet::{Effect, Event, LoginToken};
 use wayleave_wire::PrivateKey;
@@ -42,6 +43,7 @@ pub(crate) struct App {
     /// Who is asked about routers.
     pub(crate) witnesses: probe::Witnesses,
     pub(crate) cache: PeerCache,
+    pub(crate) fan: Fans,
     pub(crate) relay: Option<Relay>,
     /// The Noise key.
     pub(crate) key: PrivateKey,
@@ -55,6 +57,13 @@ pub(crate) struct App {
     shared: watch::Sender<Arc<Shared>>,
     /// Why the policy file was not taken in, when that was tried last.
     policy_fault: Mutex<Option<String>>,
+}
+
+/// Frames that many viewers get.
+#[derive(Default)]
+pub(crate) struct Fans {
+    pub(crate) compressed: Fan<Bytes>,
+    pub(crate) plain: Fan<Bytes>,
 }
 
 impl App {
@@ -206,6 +215,7 @@ impl Server {
             witnesses: probe::Witnesses::default(),
             sessions: Sessions::default(),
             cache: PeerCache::default(),
+            fan: Fans::default(),
             relay,
             key,
             stop: CancellationToken::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use wayleave_model::{NodeId, Timestamp};
-use wayleave_netmap::{PeerCache, Shared, delta, full};
+use wayleave_netmap::{Fan, PeerCache, Shared, full};
 use wayleave_tailnet::Snapshot;
 
 pub struct Viewer {
@@ -37,14 +37,19 @@ impl Viewer {
 
     /// Brings it to the newest picture. Returns whether it is still there.
     pub fn follows(&mut self, snapshot: &Snapshot, shared: &Arc<Shared>, cache: &PeerCache, now: Timestamp) -> bool {
-        let Some(changed) = snapshot.changed_since(self.base.version) else { return false };
-        if snapshot.node(self.node).is_none() {
+        if snapshot.changed_since(self.base.version).is_none() || snapshot.node(self.node).is_none() {
             return false;
         }
-        let told = delta((&self.base, shared), (snapshot, shared), &changed, cache, self.node, now);
+        // All others are told first, so that it gets what was made for one of them where that is meant to be the same.
+        let fan = Fan::default();
+        let mut told = None;
+        let others = snapshot.nodes.keys().filter(|other| **other != self.node && self.base.node(**other).is_some());
+        for viewer in others.chain([&self.node]) {
+            let (base, next) = ((&self.base, &**shared), (snapshot, &**shared));
+            told = fan.bring(base, next, cache, *viewer, now, |map| serde_json::to_value(map)).unwrap();
+        }
         self.base = snapshot.clone();
         let Some(told) = told else { return true };
-        let told = serde_json::to_value(told).unwrap();
         for peer in told["PeersChanged"].as_array().into_iter().flatten() {
             self.peers.insert(peer["ID"].as_u64().unwrap(), peer.clone());
         }

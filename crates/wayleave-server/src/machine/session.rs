@@ -11,7 +11,7 @@ use h2::SendStream;
 use h2::server::SendResponse;
 use http::{Response, StatusCode};
 use wayleave_model::NodeId;
-use wayleave_netmap::{Shared, delta, full, full_again};
+use wayleave_netmap::{Shared, full};
 use wayleave_routes::Cause;
 use wayleave_tailnet::{Ending, Event, Snapshot};
 use wayleave_wire::control::MapResponse;
@@ -109,21 +109,25 @@ impl Session<'_> {
                 return self.farewell(base).await;
             }
             let now = self.app.control.clock().now();
-            let map = match &base {
-                Some((old, old_shared)) => match snapshot.changed_since(old.version) {
-                    Some(changed) => {
-                        delta((old, old_shared), (&snapshot, &shared), &changed, &self.app.cache, self.node, now)
-                    }
-                    None => full_again(old, (&snapshot, &shared), &self.app.cache, self.node, now),
-                },
-                None => full(&snapshot, &shared, &self.app.cache, self.node, now),
+            let (next, cache) = ((&*snapshot, &*shared), &self.app.cache);
+            let encode = |map: &MapResponse| encoding::frame(map, self.zstd).ok_or(Cause::StreamEnded);
+            let frame = match &base {
+                Some((old, old_shared)) => {
+                    let fan = if self.zstd { &self.app.fan.compressed } else { &self.app.fan.plain };
+                    fan.bring((old, old_shared), next, cache, self.node, now, encode)
+                }
+                None => full(&snapshot, &shared, cache, self.node, now).as_ref().map(encode).transpose(),
             };
             let version = snapshot.version;
             base = Some((snapshot, shared));
-            if let Some(map) = map
-                && let Err(cause) = self.send(&map).await
-            {
-                return End::Lost(cause);
+            match frame {
+                Ok(None) => {}
+                Ok(Some(frame)) => {
+                    if let Err(cause) = self.write(frame).await {
+                        return End::Lost(cause);
+                    }
+                }
+                Err(cause) => return End::Lost(cause),
             }
             self.delivery.told(version, self.sent);
             if let Some(took) = self.connection.first_map_took() {
@@ -185,9 +189,14 @@ impl Session<'_> {
         End::Quiet
     }
 
-    /// Sends one frame, whole. Returns what ended the stream if it did.
+    /// Encodes and sends one frame. Returns what ended the stream if it did.
     async fn send(&mut self, map: &MapResponse) -> Result<(), Cause> {
-        let Some(mut frame) = encoding::frame(map, self.zstd) else { return Err(Cause::StreamEnded) };
+        let Some(frame) = encoding::frame(map, self.zstd) else { return Err(Cause::StreamEnded) };
+        self.write(frame).await
+    }
+
+    /// Sends one frame, whole. Returns what ended the stream if it did.
+    async fn write(&mut self, mut frame: Bytes) -> Result<(), Cause> {
         while !frame.is_empty() {
             self.stream.reserve_capacity(frame.len());
             let capacity = std::future::poll_fn(|cx| self.stream.poll_capacity(cx));

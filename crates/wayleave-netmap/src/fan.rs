@@ -1,0 +1,274 @@
+//! What viewers that see the same are told alike: compared, made and encoded once, for the first of them that asks.
+//!
+//! On the way from one picture to a newer one, what a viewer is told follows from what the rules make of it, from what it is and carries
+//! itself, and from its packet filter. Most viewers of a step did not change themselves and carry nothing: those of one class, with the same
+//! change of filter, get the same bytes. Any other viewer is looked at by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use wayleave_model::{NodeId, Timestamp, UserId};
+use wayleave_policy::FilterRule;
+use wayleave_tailnet::{NodeView, Snapshot};
+use wayleave_wire::CapabilityVersion;
+use wayleave_wire::control::MapResponse;
+
+use crate::cache::PeerCache;
+use crate::delta::{Shared, delta, full_again, own_ssh};
+use crate::view::takes_every_route;
+
+/// Steps that are kept. Viewers come from few pictures at a time: from the newest, and those that are written to from one or two before.
+const STEPS: usize = 64;
+/// Different filters that viewers of one class may come to by one step and still share. Where each filter names its node's own addresses
+/// there are as many as viewers, and looking through them all would cost more than it saves.
+const FILTERS: usize = 4;
+
+/// Remembers what viewers were told, encoded as `T`. Shared by all sessions that want one encoding; what it answers depends on its
+/// arguments only, but for the server's time, which is that of the first viewer.
+#[derive(Debug)]
+pub struct Fan<T>(Mutex<BTreeMap<StepKey, Entry<T>>>);
+
+/// The numbers of the newer picture and of the older.
+type StepKey = (u64, u64);
+/// Filled in by the first viewer that takes the step.
+type Entry<T> = Arc<OnceLock<Step<T>>>;
+/// What viewers of one kind are told, by the filters that they come to.
+type Alike<T> = Arc<Mutex<Vec<Made<T>>>>;
+
+impl<T> Default for Fan<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+/// The way from one picture to another.
+#[derive(Debug)]
+struct Step<T> {
+    /// The nodes that came, went or changed; `None`: too long ago to say.
+    changed: Option<BTreeSet<NodeId>>,
+    /// A viewer chooses among what changed by where or who it is.
+    is_chosen: bool,
+    /// Whose a viewer is decides whom it sees.
+    by_user: bool,
+    kinds: Mutex<BTreeMap<Kind, Alike<T>>>,
+}
+
+/// Viewers that are told the same of the same peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    class: u32,
+    user: Option<UserId>,
+    takes_every_route: bool,
+    loses_incremental_peers: bool,
+}
+
+/// What viewers of a kind that came to this filter are told.
+#[derive(Debug)]
+struct Made<T> {
+    /// `None`: it is as it was.
+    filter: Option<Vec<FilterRule>>,
+    /// `None`: nothing.
+    answer: Option<T>,
+}
+
+impl<T: Clone> Fan<T> {
+    /// What a viewer is told to be brought from one picture to a newer one, encoded; `None`: nothing. The viewer must be in both pictures.
+    ///
+    /// # Errors
+    ///
+    /// That of the encoding; nothing is remembered then.
+    pub fn bring<E>(
+        &self,
+        base: (&Snapshot, &Shared),
+        next: (&Snapshot, &Shared),
+        cache: &PeerCache,
+        viewer: NodeId,
+        now: Timestamp,
+        encode: impl FnOnce(&MapResponse) -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        let entry = self.entry((next.0.version, base.0.version));
+        let step = entry.get_or_init(|| Step::new(base.0, next.0));
+        let Some(changed) = &step.changed else {
+            return full_again(base.0, next, cache, viewer, now).as_ref().map(encode).transpose();
+        };
+        let make = || delta(base, next, changed, cache, viewer, now).as_ref().map(encode).transpose();
+        let Some((kind, filter)) = step.kind(base, next, viewer) else { return make() };
+        let alike = Arc::clone(locked(&step.kinds).entry(kind).or_default());
+        // Held while it is made, so that others of the kind wait for it.
+        let mut alike = locked(&alike);
+        if let Some(made) = alike.iter().find(|made| made.filter == filter) {
+            return Ok(made.answer.clone());
+        }
+        if alike.len() == FILTERS {
+            drop(alike);
+            return make();
+        }
+        let answer = make()?;
+        alike.push(Made { filter, answer: answer.clone() });
+        Ok(answer)
+    }
+
+    fn entry(&self, step: StepKey) -> Entry<T> {
+        let mut steps = locked(&self.0);
+        let entry = Arc::clone(steps.entry(step).or_default());
+        if steps.len() > STEPS {
+            // Nobody is brought to the oldest picture any more.
+            steps.pop_first();
+        }
+        entry
+    }
+}
+
+impl<T> Step<T> {
+    fn new(old: &Snapshot, new: &Snapshot) -> Self {
+        let changed = new.changed_since(old.version);
+        let offers = |snapshot: &Snapshot, id: &NodeId| snapshot.node(*id).is_some_and(|node| !node.choices.is_empty());
+        let is_chosen = changed.iter().flatten().any(|id| offers(old, id) || offers(new, id));
+        let by_user = old.policy.tells_users_apart() || new.policy.tells_users_apart();
+        Self { changed, is_chosen, by_user, kinds: Mutex::default() }
+    }
+
+    /// The kind of a viewer, and the filter that it comes to if that is another one; `None`: what it is told is its own.
+    fn kind(
+        &self,
+        base: (&Snapshot, &Shared),
+        next: (&Snapshot, &Shared),
+        viewer: NodeId,
+    ) -> Option<(Kind, Option<Vec<FilterRule>>)> {
+        let ((old, old_shared), (new, shared)) = (base, next);
+        let (was, is) = (old.node(viewer)?, new.node(viewer)?);
+        let class = new.policy.class_of(viewer)?;
+        let same_rules = old.policy_version == new.policy_version && old.policy.class_of(viewer) == Some(class);
+        let same_names = Arc::ptr_eq(&old.sites, &new.sites) && std::ptr::eq(old_shared, shared);
+        let itself_changed = !Arc::ptr_eq(was, is) || self.changed.as_ref().is_none_or(|all| all.contains(&viewer));
+        if self.is_chosen || itself_changed || !same_rules || !same_names || is_its_own(is) {
+            return None;
+        }
+        let mut filter = None;
+        if !Arc::ptr_eq(&old.policy, &new.policy) {
+            if own_ssh(old, was) != own_ssh(new, is) {
+                return None;
+            }
+            let after = new.policy.filter(viewer);
+            filter = (old.policy.filter(viewer) != after).then_some(after);
+        }
+        let kind = Kind {
+            class,
+            user: is.node.owner.user().filter(|_| self.by_user),
+            takes_every_route: takes_every_route(is),
+            loses_incremental_peers: CapabilityVersion(is.node.capability).loses_incremental_peers(),
+        };
+        Some((kind, filter))
+    }
+}
+
+/// Whether what a viewer is told of others depends on more than its class: its own prefixes come into it, or it is told nothing.
+fn is_its_own(viewer: &NodeView) -> bool {
+    viewer.expired || !viewer.approved.is_empty() || !viewer.primary.is_empty()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+
+    use serde_json::Value;
+    use wayleave_routes::Cause;
+    use wayleave_tailnet::{Command, Ending, Event};
+
+    use super::*;
+    use crate::rig::Rig;
+
+    struct Told {
+        fan: Fan<Value>,
+        made: Cell<usize>,
+    }
+
+    impl Told {
+        fn new() -> Self {
+            Self { fan: Fan::default(), made: Cell::new(0) }
+        }
+
+        fn bring(&self, rig: &mut Rig, base: &Snapshot, viewer: NodeId) -> Option<Value> {
+            let next = rig.tailnet.snapshot().clone();
+            let encode = |map: &MapResponse| {
+                self.made.set(self.made.get() + 1);
+                Ok::<_, Infallible>(serde_json::to_value(map).unwrap())
+            };
+            let (base, next) = ((base, &rig.shared), (&next, &rig.shared));
+            self.fan.bring(base, next, &rig.cache, viewer, rig.now, encode).unwrap()
+        }
+
+        /// Everybody is told what a comparison of its own says. Returns how often something was made for that.
+        fn all(&self, rig: &mut Rig, base: &Snapshot, viewers: &[NodeId]) -> usize {
+            self.made.set(0);
+            for viewer in viewers {
+                assert_eq!(self.bring(rig, base, *viewer), rig.delta(base, *viewer), "viewer {viewer}");
+            }
+            self.made.get()
+        }
+    }
+
+    const LAN: &str = "192.168.77.0/24";
+
+    #[test]
+    fn a_failovers_frame_is_made_once_for_all_who_see_the_same() {
+        let mut rig = Rig::new();
+        let routers = [rig.joins(1, &[LAN]), rig.joins(2, &[LAN])];
+        let viewers: Vec<NodeId> = (3..23).map(|n| rig.joins(n, &[])).collect();
+        let told = Told::new();
+        for router in routers {
+            let base = rig.base();
+            rig.approve(router, LAN);
+            assert!(told.all(&mut rig, &base, &viewers) <= 1, "an approval, with the filters that it changes");
+        }
+        let base = rig.base();
+        let session = wayleave_model::SessionId::new(1);
+        rig.tell(Event::SessionEnded(routers[0], session, Ending::Lost(Cause::StreamEnded)));
+        rig.wait(std::time::Duration::from_secs(1));
+        assert_eq!(told.all(&mut rig, &base, &viewers), 1);
+        let frame = told.bring(&mut rig, &base, viewers[0]).unwrap();
+        assert_eq!(frame["PeersChanged"].as_array().unwrap().len(), 2, "{frame}");
+        // The routers carry something themselves, so each is told its own.
+        assert_eq!(told.all(&mut rig, &base, &routers), 2);
+    }
+
+    #[test]
+    fn a_viewer_that_changed_itself_is_not_told_of_itself_as_a_peer() {
+        let mut rig = Rig::new();
+        let viewers: Vec<NodeId> = (1..5).map(|n| rig.joins(n, &[])).collect();
+        let base = rig.base();
+        rig.reports(1, viewers[0], &[], 5555);
+        let told = Told::new();
+        assert_eq!(told.all(&mut rig, &base, &viewers), 1);
+        assert_eq!(told.bring(&mut rig, &base, viewers[0]), None);
+    }
+
+    #[test]
+    fn who_is_told_apart_by_user_or_by_rules_does_not_share() {
+        let mut rig = Rig::new();
+        let (mine, tagged) = ([rig.joins(1, &[]), rig.joins(2, &[])], [rig.joins(3, &[]), rig.joins(4, &[])]);
+        let text = r#"{"tagOwners": {"tag:s": []}, "acls": [
+            {"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]},
+            {"action": "accept", "src": ["tag:s"], "dst": ["tag:s:22"]},
+        ]}"#;
+        rig.ask(Command::SetPolicy { text: text.to_owned(), replaces: None, by: "test".to_owned() });
+        for node in tagged {
+            rig.ask(Command::TagNode { node, tags: BTreeSet::from(["tag:s".parse().unwrap()]) });
+        }
+        let told = Told::new();
+        let everybody = [mine, tagged].concat();
+        let base = rig.base();
+        rig.reports(1, mine[0], &[], 5555);
+        told.all(&mut rig, &base, &everybody);
+        assert!(told.bring(&mut rig, &base, mine[1]).is_some() && told.bring(&mut rig, &base, tagged[0]).is_none());
+        let base = rig.base();
+        rig.reports(3, tagged[0], &[], 5555);
+        told.all(&mut rig, &base, &everybody);
+        assert!(told.bring(&mut rig, &base, mine[1]).is_none() && told.bring(&mut rig, &base, tagged[1]).is_some());
+    }
+}

@@ -25,6 +25,9 @@ pub use clients::build_server;
 
 use crate::say;
 
+/// How many tests run at a time where nobody says it: they wait most of the time, also on two cores.
+pub const JOBS: usize = 4;
+
 /// Which tests to run, and how.
 #[derive(Debug, Args)]
 pub struct E2eArgs {
@@ -47,7 +50,7 @@ pub struct E2eArgs {
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
     /// How many tests run at a time; those that measure a time always run alone, after the others.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = JOBS)]
     pub jobs: usize,
 }
 

@@ -16,6 +16,7 @@ mod difference;
 mod error;
 mod keys;
 mod logins;
+mod metrics;
 #[expect(unused_qualifications, reason = "the macro that documents queries qualifies their type")]
 mod nodes;
 mod policy;
@@ -102,7 +103,11 @@ fn endpoints(state: ApiState) -> Router {
         let document = Arc::clone(&document);
         async move { Json(utoipa::openapi::OpenApi::clone(&document)) }
     });
-    router.route("/api/v2/openapi.json", serve_document).layer(DefaultBodyLimit::max(most)).with_state(state)
+    router
+        .route("/api/v2/openapi.json", serve_document)
+        .route("/metrics", axum::routing::get(metrics::show))
+        .layer(DefaultBodyLimit::max(most))
+        .with_state(state)
 }
 
 /// The API for who can open the socket: no key is asked for.

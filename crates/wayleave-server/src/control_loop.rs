@@ -25,6 +25,7 @@ use wayleave_tailnet::{
 };
 
 use crate::clock::Clock;
+use crate::metrics::{Metrics, Operation};
 
 /// Inputs that may wait. A full inbox makes sessions wait, which makes their clients wait: nothing is lost, and memory is bounded.
 const INBOX: usize = 4096;
@@ -66,6 +67,7 @@ pub struct Control {
     effects: broadcast::Sender<Effect>,
     store: Store,
     clock: Clock,
+    metrics: Arc<Metrics>,
 }
 
 impl Control {
@@ -99,6 +101,8 @@ impl Control {
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (publish, snapshots) = watch::channel(Arc::new(tailnet.snapshot().clone()));
         let (effects, _) = broadcast::channel(EFFECTS);
+        let metrics = Arc::new(Metrics::default());
+        metrics.picture(tailnet.snapshot().version);
         let mut work = Loop {
             tailnet,
             store: store.clone(),
@@ -111,10 +115,11 @@ impl Control {
             on_its_way: Behind::default(),
             not_before: None,
             writing: None,
+            metrics: Arc::clone(&metrics),
         };
         work.run_effects(started);
         tokio::spawn(work.run(inputs));
-        Ok(Self { inbox, snapshots, effects, store, clock })
+        Ok(Self { inbox, snapshots, effects, store, clock, metrics })
     }
 
     /// Asks for something, and waits until it is durable and in force.
@@ -173,6 +178,16 @@ impl Control {
         &self.store
     }
 
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Inputs that wait for the loop.
+    pub fn inbox_length(&self) -> usize {
+        self.inbox.max_capacity() - self.inbox.capacity()
+    }
+
     /// The clock of this server.
     pub const fn clock(&self) -> &Clock {
         &self.clock
@@ -215,6 +230,13 @@ struct Loop {
     /// Set after a failure.
     not_before: Option<tokio::time::Instant>,
     writing: Option<JoinHandle<Result<(), StoreError>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Behind {
+    fn len(&self) -> usize {
+        self.nodes.len() + self.routes.len() + self.seats.len() + self.flaps.len() + self.history.len()
+    }
 }
 
 impl Loop {
@@ -223,6 +245,7 @@ impl Loop {
             self.write_behind();
             self.plan_next();
             self.publish();
+            self.metrics.waits(self.waiting.len(), self.behind.len() + self.on_its_way.len());
             let due = self.tailnet.next_deadline().map(|at| self.clock.instant(at));
             let deadline = due.into_iter().chain(self.not_before).min();
             tokio::select! {
@@ -286,7 +309,10 @@ impl Loop {
                     self.waiting.push_front((command, reply));
                     return;
                 }
-                Ok(plan) => self.committing = Some((tokio::spawn(commit(self.store.clone(), plan)), reply)),
+                Ok(plan) => {
+                    self.committing =
+                        Some((tokio::spawn(commit(self.store.clone(), plan, Arc::clone(&self.metrics))), reply))
+                }
             }
         }
     }
@@ -317,6 +343,7 @@ impl Loop {
     fn publish(&mut self) {
         let snapshot = self.tailnet.snapshot();
         if snapshot.version != self.publish.borrow().version {
+            self.metrics.picture(snapshot.version);
             self.publish.send_replace(Arc::new(snapshot.clone()));
         }
     }
@@ -332,8 +359,13 @@ impl Loop {
         self.not_before = None;
         let facts = self.take_behind();
         if !facts.is_empty() {
-            let store = self.store.clone();
-            self.writing = Some(tokio::spawn(async move { store.write_behind(facts).await }));
+            let (store, metrics) = (self.store.clone(), Arc::clone(&self.metrics));
+            self.writing = Some(tokio::spawn(async move {
+                let started = std::time::Instant::now();
+                let done = store.write_behind(facts).await;
+                metrics.stored(Operation::WriteBehind, started.elapsed(), done.is_err());
+                done
+            }));
         }
     }
 
@@ -388,6 +420,7 @@ impl Loop {
     fn run_effects(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             log(&effect, &self.tailnet);
+            self.metrics.effect(&effect);
             match &effect {
                 Effect::Propose(command) => self.waiting.push_back((command.clone(), None)),
                 Effect::NodeRow(node) => drop(self.behind.nodes.insert(*node)),
@@ -417,8 +450,11 @@ impl Loop {
 }
 
 /// Awaits the write of a plan; cancelled never, because the loop's own future holds it.
-async fn commit(store: Store, plan: Plan) -> Result<Committed, StoreError> {
-    store.commit(plan).await
+async fn commit(store: Store, plan: Plan, metrics: Arc<Metrics>) -> Result<Committed, StoreError> {
+    let started = std::time::Instant::now();
+    let done = store.commit(plan).await;
+    metrics.stored(Operation::Commit, started.elapsed(), done.is_err());
+    done
 }
 
 async fn joined(slot: &mut Option<Committing>) -> (Result<Committed, StoreError>, Option<Reply>) {

@@ -26,6 +26,7 @@ pub mod keys;
 mod listener;
 mod machine;
 pub mod meter;
+pub mod metrics;
 pub mod noise_stream;
 pub mod options;
 pub mod policy_file;

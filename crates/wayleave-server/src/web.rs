@@ -16,6 +16,7 @@ use wayleave_wire::noise::{Initiation, accept};
 
 use crate::app::App;
 use crate::listener::Peer;
+use crate::metrics::Now;
 use crate::ws_stream::WsStream;
 use crate::{machine, relay};
 
@@ -60,16 +61,44 @@ async fn key(State(app): State<Arc<App>>, Query(query): Query<KeyQuery>) -> Resp
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
-    match app.control.read(|tailnet| (tailnet.registry().node_count(), tailnet.open_sessions())).await {
-        Ok((nodes, sessions)) => {
-            let status = app.policy_fault().unwrap_or_else(|| "ok".to_owned());
-            Json(serde_json::json!({ "status": status, "nodes": nodes, "sessions": sessions })).into_response()
+    match app.control.read(Now::of).await {
+        Ok(now) => {
+            let store_fails = app.control.metrics().store_fails();
+            let problems = problems(app.policy_fault(), store_fails, &now);
+            let status = if problems.is_empty() { "ok".to_owned() } else { problems.join("; ") };
+            let body = serde_json::json!({
+                "status": status, "problems": problems, "nodes": now.nodes, "sessions": now.sessions,
+            });
+            // What a restart or another server can't mend is no reason to take this one out of service.
+            let code = if store_fails { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+            (code, Json(body)).into_response()
         }
         Err(error) => {
             let status = serde_json::json!({ "status": error.to_string() });
             (StatusCode::SERVICE_UNAVAILABLE, Json(status)).into_response()
         }
     }
+}
+
+/// What is wrong, in words. Anybody may read them: they name no node and no prefix.
+fn problems(policy_fault: Option<String>, store_fails: bool, now: &Now) -> Vec<String> {
+    let mut problems: Vec<String> = policy_fault.into_iter().collect();
+    if store_fails {
+        let text = "the database does not take what is written to it: nothing can be changed, and a restart would forget the latest moves \
+                    (the log says why; is the disk full?)";
+        problems.push(text.to_owned());
+    }
+    match now.prefixes_down {
+        0 => {}
+        1 => problems
+            .push("a prefix has no router that is up: `wayleave routes list --state offline` says which".to_owned()),
+        many => {
+            let text =
+                format!("{many} prefixes have no router that is up: `wayleave routes list --state offline` says which");
+            problems.push(text);
+        }
+    }
+    problems
 }
 
 async fn probe() -> impl IntoResponse {

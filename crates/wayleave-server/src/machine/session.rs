@@ -22,6 +22,7 @@ use crate::app::App;
 use crate::connections::Seat;
 use crate::delivery::Delivery;
 use crate::encoding;
+use crate::metrics::Frame;
 
 /// Why a session ended.
 enum End {
@@ -119,12 +120,16 @@ impl Session<'_> {
                 None => full(&snapshot, &shared, cache, self.node, now).as_ref().map(encode).transpose(),
             };
             let version = snapshot.version;
-            base = Some((snapshot, shared));
+            let before = base.replace((snapshot, shared)).map(|(old, _)| old.version);
             match frame {
                 Ok(None) => {}
                 Ok(Some(frame)) => {
-                    if let Err(cause) = self.write(frame).await {
+                    let kind = if before.is_some() { Frame::Delta } else { Frame::Full };
+                    if let Err(cause) = self.write(frame, kind).await {
                         return End::Lost(cause);
+                    }
+                    if let Some(before) = before {
+                        self.app.control.metrics().delivered(before);
                     }
                 }
                 Err(cause) => return End::Lost(cause),
@@ -150,7 +155,7 @@ impl Session<'_> {
                     }
                     Some(ask) = seat.asks.recv() => {
                         let frame = MapResponse { keep_alive: true, ping_request: Some(ask), ..MapResponse::default() };
-                        if let Err(cause) = self.send(&frame).await {
+                        if let Err(cause) = self.send(&frame, Frame::Ask).await {
                             return End::Lost(cause);
                         }
                     }
@@ -159,7 +164,7 @@ impl Session<'_> {
                         // With the time in it a frame has a length of its own, which disarms a fault of clients since 1.90
                         // (protocol.md 2.2).
                         let frame = MapResponse { keep_alive: true, control_time: Some(now), ..MapResponse::default() };
-                        if let Err(cause) = self.send(&frame).await {
+                        if let Err(cause) = self.send(&frame, Frame::KeepAlive).await {
                             return End::Lost(cause);
                         }
                         break;
@@ -182,7 +187,7 @@ impl Session<'_> {
             });
             if let Some(gone) = gone {
                 // It is gone either way.
-                self.send(&gone).await.ok();
+                self.send(&gone, Frame::Full).await.ok();
                 drop(self.stream.send_data(Bytes::new(), true));
             }
         }
@@ -190,13 +195,14 @@ impl Session<'_> {
     }
 
     /// Encodes and sends one frame. Returns what ended the stream if it did.
-    async fn send(&mut self, map: &MapResponse) -> Result<(), Cause> {
+    async fn send(&mut self, map: &MapResponse, kind: Frame) -> Result<(), Cause> {
         let Some(frame) = encoding::frame(map, self.zstd) else { return Err(Cause::StreamEnded) };
-        self.write(frame).await
+        self.write(frame, kind).await
     }
 
     /// Sends one frame, whole. Returns what ended the stream if it did.
-    async fn write(&mut self, mut frame: Bytes) -> Result<(), Cause> {
+    async fn write(&mut self, mut frame: Bytes, kind: Frame) -> Result<(), Cause> {
+        let whole = frame.len() as u64;
         while !frame.is_empty() {
             self.stream.reserve_capacity(frame.len());
             let capacity = std::future::poll_fn(|cx| self.stream.poll_capacity(cx));
@@ -219,6 +225,7 @@ impl Session<'_> {
             self.stream.send_data(part, false).map_err(|_| Cause::ConnectionClosed)?;
             self.sent += length;
         }
+        self.app.control.metrics().frame(kind, whole);
         Ok(())
     }
 }

@@ -17,7 +17,10 @@ const NO_GRPC: Fate = Fate::Lost("there is no gRPC here: the admin API is HTTP, 
 const FATES: &[(&str, Fate)] = &[
     ("server_url", Fate::Key("server_url")),
     ("listen_addr", Fate::Key("listen")),
-    ("metrics_listen_addr", Fate::Lost("there is no address of its own for metrics here")),
+    (
+        "metrics_listen_addr",
+        Fate::Lost("metrics are at /metrics of the main address, and need an API key: give Prometheus one"),
+    ),
     ("grpc_listen_addr", NO_GRPC),
     ("grpc_allow_insecure", NO_GRPC),
     ("private_key_path", Fate::TakenIn("only the embedded relay still needs this key, up to 0.22")),

@@ -1,5 +1,6 @@
 //! Measurements, each by its name.
 
+mod micro;
 mod policy;
 mod swarm;
 
@@ -12,6 +13,8 @@ pub enum Bench {
     Swarm(swarm::SwarmArgs),
     /// A policy of 200 rules, compiled and asked everything for 1,000, 3,000 and 10,000 nodes.
     Policy,
+    /// The small parts by themselves: election, Noise, policy, view, delta and encoding.
+    Micro(micro::MicroArgs),
 }
 
 /// Measures.
@@ -19,6 +22,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Swarm(args) => swarm::run(args),
         Bench::Policy => policy::run(),
+        Bench::Micro(args) => micro::run(args),
     }
 }
 

@@ -30,6 +30,7 @@ use crate::options::{Options, OwnDerp};
 use crate::policy_file::{self, PolicyFileError};
 use crate::relay::Members;
 use crate::tls::{self, TlsError};
+use crate::transport::Listener;
 use crate::{guard, listener, probe, web};
 
 /// How long connections may take to end once the server stops.
@@ -174,7 +175,21 @@ impl Server {
     /// # Errors
     ///
     /// The data folder, a key, the database, a certificate or an address can't be used.
-    pub async fn start(mut options: Options) -> Result<Self, StartError> {
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        Self::start_at(options, Clock::default(), None::<TcpListener>).await
+    }
+
+    /// Starts a server that goes by this clock, and serves what comes here beside what the options say, as it does on `listen`.
+    /// Nothing of it runs if this fails.
+    ///
+    /// # Errors
+    ///
+    /// The data folder, a key, the database, a certificate or an address can't be used.
+    pub async fn start_at<L: Listener>(
+        mut options: Options,
+        clock: Clock,
+        more: Option<L>,
+    ) -> Result<Self, StartError> {
         let folder = DataDir::take(&options.data_dir)?;
         let key = keys::load_or_make(&folder.file("noise.key"))?;
         let derp_key = keys::load_or_make(&folder.file("derp.key"))?;
@@ -192,7 +207,7 @@ impl Server {
         let store = Store::open(&folder.file("wayleave.db")).await?;
         let file = options.policy_file.as_deref();
         let policy = file.and_then(|path| policy_file::read(path).ok());
-        let control = Control::start(store, options.tailnet.clone(), Clock::default(), policy).await?;
+        let control = Control::start(store, options.tailnet.clone(), clock, policy).await?;
         let policy_fault = match file {
             Some(path) => take_in_policy(&control, path).await?,
             None => None,
@@ -244,6 +259,9 @@ impl Server {
         }
         let router = web::router(Arc::clone(&app)).merge(api::network_router(state));
         let address = main.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(more) = more {
+            tasks.spawn(listener::serve(Arc::clone(&app), more, tls.clone(), router.clone()));
+        }
         if let Some(main) = main {
             tasks.spawn(listener::serve(Arc::clone(&app), main, tls, router.clone()));
         }

@@ -35,6 +35,7 @@ mod relay;
 pub mod secrets;
 pub mod take_over;
 pub mod tls;
+pub mod transport;
 mod web;
 pub mod webhook;
 mod ws_stream;

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -22,6 +21,7 @@ use tower::ServiceExt;
 
 use crate::app::App;
 use crate::meter::{Meter, MeteredStream};
+use crate::transport::{Listener, Transport};
 
 /// The longest head of a request.
 const LONGEST_HEAD: usize = 16 << 10;
@@ -60,7 +60,7 @@ impl Peer {
 }
 
 /// Accepts until the server stops.
-pub(crate) async fn serve(app: Arc<App>, listener: TcpListener, tls: Secure, router: Router) {
+pub(crate) async fn serve<L: Listener>(app: Arc<App>, mut listener: L, tls: Secure, router: Router) {
     loop {
         let accepted = async {
             let permit = Arc::clone(&app.strangers).acquire_owned().await;
@@ -85,16 +85,16 @@ pub(crate) async fn serve(app: Arc<App>, listener: TcpListener, tls: Secure, rou
     }
 }
 
-async fn connection(
+async fn connection<S: Transport>(
     app: &Arc<App>,
-    stream: TcpStream,
+    stream: S,
     address: SocketAddr,
     permit: OwnedSemaphorePermit,
     tls: Secure,
     router: Router,
 ) {
     // A connection that fails here is the client's to make again.
-    drop(stream.set_nodelay(true));
+    drop(stream.send_at_once());
     let Ok(stream) = MeteredStream::new(stream, app.control.clock().clone()) else { return };
     let meter = stream.meter();
     let accepted_at = app.control.clock().now();

@@ -1,30 +1,29 @@
-//! A TCP stream that counts, and can be asked what the other end has acknowledged.
+//! A stream that counts, and can be asked what the other end has acknowledged.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use wayleave_model::Timestamp;
 
 use crate::clock::Clock;
+use crate::transport::{Kernel, Transport};
 
 #[derive(Debug)]
 struct Counts {
-    /// A second handle on the socket, so that asking it is safe for as long as the stream lives, and closes with it.
-    socket: OwnedFd,
+    /// Closes with the stream.
+    kernel: Box<dyn Kernel>,
     written: AtomicU64,
     heard_at: AtomicI64,
 }
 
-/// A TCP stream that counts.
+/// A stream that counts.
 #[derive(Debug)]
-pub struct MeteredStream {
-    inner: TcpStream,
+pub struct MeteredStream<S> {
+    inner: S,
     counts: Arc<Counts>,
     clock: Clock,
 }
@@ -44,16 +43,16 @@ pub struct Reading {
     pub heard_at: Timestamp,
 }
 
-impl MeteredStream {
+impl<S: Transport> MeteredStream<S> {
     /// Wraps a stream.
     ///
     /// # Errors
     ///
     /// There are no more file descriptors.
-    pub fn new(inner: TcpStream, clock: Clock) -> io::Result<Self> {
-        let socket = inner.as_fd().try_clone_to_owned()?;
+    pub fn new(inner: S, clock: Clock) -> io::Result<Self> {
+        let kernel = Box::new(inner.kernel()?);
         let heard_at = AtomicI64::new(clock.now().as_millis());
-        Ok(Self { inner, counts: Arc::new(Counts { socket, written: AtomicU64::new(0), heard_at }), clock })
+        Ok(Self { inner, counts: Arc::new(Counts { kernel, written: AtomicU64::new(0), heard_at }), clock })
     }
 
     /// Waits for the next bytes, and copies them without taking them.
@@ -62,7 +61,8 @@ impl MeteredStream {
     ///
     /// The stream broke.
     pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.inner.peek(buffer).await
+        let mut buffer = ReadBuf::new(buffer);
+        std::future::poll_fn(|cx| self.inner.poll_peek(cx, &mut buffer)).await
     }
 
     /// A handle to look at it.
@@ -75,7 +75,7 @@ impl Meter {
     /// Looks. `None`: the stream is closed, or the kernel does not say.
     pub fn read(&self) -> Option<Reading> {
         let counts = self.0.upgrade()?;
-        let waiting = unacknowledged(&counts.socket)?;
+        let waiting = counts.kernel.unacknowledged()?;
         // Read after the question: what was written in between only makes the answer look worse by a moment.
         let written = counts.written.load(Ordering::Acquire);
         Some(Reading {
@@ -86,16 +86,7 @@ impl Meter {
     }
 }
 
-/// Bytes that were written and not acknowledged: sent or not, the kernel counts both (tcp(7), SIOCOUTQ).
-fn unacknowledged(socket: &OwnedFd) -> Option<u64> {
-    let mut waiting: libc::c_int = 0;
-    #[expect(unsafe_code, reason = "the standard library has no word for this question to the kernel")]
-    // SAFETY: the descriptor is open, since it is owned; TIOCOUTQ writes one int, and `waiting` is one.
-    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut waiting) };
-    if answer == 0 { u64::try_from(waiting).ok() } else { None }
-}
-
-impl AsyncRead for MeteredStream {
+impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let done = Pin::new(&mut self.inner).poll_read(cx, buf);
@@ -106,7 +97,7 @@ impl AsyncRead for MeteredStream {
     }
 }
 
-impl AsyncWrite for MeteredStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let done = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = done {
@@ -127,7 +118,7 @@ impl AsyncWrite for MeteredStream {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 

@@ -121,6 +121,11 @@ impl Store {
         rows.iter().map(rows::history_from_row).collect()
     }
 
+    /// Whether anything is asked of the database right now: by a statement, or by a connection that opens or closes.
+    pub fn is_busy(&self) -> bool {
+        [&self.write, &self.read].iter().any(|pool| pool.size() as usize > pool.num_idle())
+    }
+
     /// Ends all connections; what was handed in before is durable then.
     pub async fn close(&self) {
         self.read.close().await;

@@ -1,0 +1,92 @@
+//! What the server asks of whatever carries its clients' bytes. TCP does; so does a network that only exists in a simulation.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Where connections come from.
+pub trait Listener: Send + 'static {
+    /// A connection.
+    type Stream: Transport;
+
+    /// Waits for the next connection, and says where it comes from. May be dropped at any time and called again.
+    ///
+    /// # Errors
+    ///
+    /// None can be accepted; one may be, a little later.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+}
+
+/// A connection.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug + 'static {
+    /// What can be asked about it for as long as it lives.
+    type Kernel: Kernel;
+
+    /// A handle to ask with.
+    ///
+    /// # Errors
+    ///
+    /// There are no more handles.
+    fn kernel(&self) -> io::Result<Self::Kernel>;
+
+    /// Sends what is written at once, also where that is little.
+    ///
+    /// # Errors
+    ///
+    /// The connection is broken.
+    fn send_at_once(&self) -> io::Result<()>;
+
+    /// Copies the next bytes without taking them.
+    fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>>;
+}
+
+/// What the system knows of a connection.
+pub trait Kernel: Send + Sync + Debug + 'static {
+    /// Bytes that were written and that the other end has not acknowledged, sent or not. `None`: it does not say.
+    fn unacknowledged(&self) -> Option<u64>;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        Self::accept(self).await
+    }
+}
+
+impl Transport for TcpStream {
+    type Kernel = Socket;
+
+    fn kernel(&self) -> io::Result<Socket> {
+        self.as_fd().try_clone_to_owned().map(Socket)
+    }
+
+    fn send_at_once(&self) -> io::Result<()> {
+        self.set_nodelay(true)
+    }
+
+    fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        Self::poll_peek(self, cx, buffer)
+    }
+}
+
+/// A second handle on a socket, so that asking it is safe for as long as the stream lives.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
+
+impl Kernel for Socket {
+    /// Sent or not, the kernel counts both (tcp(7), SIOCOUTQ).
+    fn unacknowledged(&self) -> Option<u64> {
+        let mut waiting: libc::c_int = 0;
+        #[expect(unsafe_code, reason = "the standard library has no word for this question to the kernel")]
+        // SAFETY: the descriptor is open, since it is owned; TIOCOUTQ writes one int, and `waiting` is one.
+        let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &raw mut waiting) };
+        if answer == 0 { u64::try_from(waiting).ok() } else { None }
+    }
+}

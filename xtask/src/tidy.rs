@@ -1,6 +1,7 @@
-//! Fences: which crate may know which, and what must not be in the repository.
+//! Fences: which crate may know which, what must not be in the repository, and that every scenario is played somewhere.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -38,6 +39,10 @@ const FENCES: &[(&str, &[&str])] = &[
 
 /// Crates that read no clock, no dice, no files and no sockets.
 const PURE: &[&str] = &["model", "routes", "policy", "tailnet", "wire", "netmap"];
+
+/// Scenarios that must come out right, by number: with real clients, of election and evidence with what viewers are told, of several
+/// groups. A test, a story with real clients or a story's file is named by its number: `fn s31_...`, `"s31_..."`, `S31.txt`.
+const SCENARIOS: &[RangeInclusive<u32>] = &[1..=16, 20..=43, 50..=58];
 
 /// Looks at all fences.
 pub fn run() -> anyhow::Result<()> {
@@ -85,6 +90,27 @@ fn forbidden() -> Vec<(String, &'static str)> {
     hosts.into_iter().chain(paths).chain(unfinished).collect()
 }
 
+/// The numbers of the scenarios that a text of Rust has a test or a story for: `fn s33_s34_what_follows` is of two.
+fn numbers(text: &str) -> impl Iterator<Item = u32> {
+    let names = text.split(['"', ' ']).filter(|word| word.starts_with('s'));
+    names.flat_map(|name| name.split('_').map_while(|word| word.strip_prefix('s')?.parse().ok()))
+}
+
+/// Every scenario is played somewhere.
+fn scenarios(files: &[(&str, String)], faults: &mut Vec<String>) {
+    let mut played = BTreeSet::new();
+    for (file, text) in files {
+        if file.ends_with(".rs") {
+            played.extend(numbers(text));
+        } else if let Some((_, story)) = file.rsplit_once("/S") {
+            played.extend(story.strip_suffix(".txt").and_then(|number| number.parse::<u32>().ok()));
+        }
+    }
+    for number in SCENARIOS.iter().cloned().flatten().filter(|number| !played.contains(number)) {
+        faults.push(format!("scenario S{number} has no test or story that is named by its number"));
+    }
+}
+
 fn sources(faults: &mut Vec<String>) -> anyhow::Result<()> {
     let out = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
@@ -92,8 +118,11 @@ fn sources(faults: &mut Vec<String>) -> anyhow::Result<()> {
         .output()?;
     let files = String::from_utf8(out.stdout)?;
     let words = forbidden();
-    for file in files.lines().filter(|file| !file.ends_with(".lock")) {
-        let Ok(text) = std::fs::read_to_string(top().join(file)) else { continue };
+    let files = files.lines().filter(|file| !file.ends_with(".lock"));
+    let files = files.filter_map(|file| Some((file, std::fs::read_to_string(top().join(file)).ok()?)));
+    let files: Vec<(&str, String)> = files.collect();
+    scenarios(&files, faults);
+    for (file, text) in &files {
         for (word, fault) in &words {
             if let Some(line) = text.lines().position(|line| line.contains(word.as_str())) {
                 faults.push(format!("{file}:{}: {fault}", line + 1));

@@ -5,11 +5,14 @@
 //! ```text
 //! given NAME...                     nodes that join in this order and are connected
 //! tag NAME TAG...                   NAME advertises P...          approve|disable NAME P...
-//! policy TEXT                       lose|open|silent|answer|old-end|expire|renew|delete NAME
+//! policy TEXT                       lose|open|silent|answer|expire|renew|delete NAME
 //! wait DURATION                     prefer NAME P N               move P NAME
 //! freeze P DURATION | unfreeze P    drain|undrain NAME            set P WORD VALUE
 //! repeat N ... end                  restart
+//! old-end|old-silent|old-answer NAME                      what is told of the session before the newest
+//! echo NAME answered|missed [late]  probe NAME answered|silent [late]     late: 3 s after it was due
 //! > P on NAME[: REASON]             > P on nobody
+//! > filter of NAME lets P in         > filter of NAME does not name P
 //! > NAME sees P on NAME|nowhere     > NAME is STATE for P         > moved P: A -> B: REASON | > nothing moved
 //! ```
 //!
@@ -26,7 +29,8 @@ use wayleave_model::{
     Prefix, PrefixChange, SessionId, Timestamp, UserId, duration,
 };
 use wayleave_netmap::told;
-use wayleave_routes::{Cause, PrimaryChange};
+use wayleave_policy::FilterRule;
+use wayleave_routes::{Cause, PrimaryChange, ProbeRound, Testimony};
 use wayleave_tailnet::{
     ApproveMode, Command, Effect, Ending, Event, Loaded, LoginToken, NewAuthKey, Registration, Report, Settings,
     Tailnet,
@@ -211,6 +215,25 @@ impl Story {
                 let old = SessionId::new(self.sessions[name].get() - 1);
                 self.tell(Event::SessionEnded(self.node(place, name), old, lost));
             }
+            ["old-silent", name] => {
+                let old = SessionId::new(self.sessions[name].get() - 1);
+                self.tell(Event::Silent(self.node(place, name), old, Cause::PingUnanswered));
+            }
+            ["old-answer", name] => {
+                let old = SessionId::new(self.sessions[name].get() - 1);
+                self.tell(Event::Answered(self.node(place, name), old));
+            }
+            ["echo", name, word, ref late @ ..] => {
+                let due = self.due(late);
+                let (session, answered) = (self.sessions[name], word == "answered");
+                self.tell(Event::Evidence(self.node(place, name), Testimony::Echo { session, answered, due }));
+            }
+            ["probe", name, word, ref late @ ..] => {
+                let due = self.due(late);
+                let (answered, silent) = if word == "answered" { (3, 0) } else { (0, 3) };
+                let round = ProbeRound { session: Some(self.sessions[name]), due, answered, silent };
+                self.tell(Event::Evidence(self.node(place, name), Testimony::Probe(round)));
+            }
             ["open", name] => self.opens(name),
             ["silent", name] => {
                 self.tell(Event::Silent(self.node(place, name), self.sessions[name], Cause::PingUnanswered));
@@ -250,6 +273,11 @@ impl Story {
             ["restart"] => self.restarts(),
             _ => panic!("{place}: no such line"),
         }
+    }
+
+    /// When something was due that is looked at now.
+    fn due(&self, late: &[&str]) -> Timestamp {
+        if late == ["late"] { self.now - std::time::Duration::from_secs(3) } else { self.now }
     }
 
     fn waits(&mut self, time: std::time::Duration) {
@@ -307,6 +335,12 @@ impl Story {
                     assert_eq!(seat.because.to_string(), reason, "{place}");
                 }
             }
+            ["filter", "of", name, "lets", prefix, "in"] => {
+                assert!(self.filter(place, name).contains(prefix), "{place}: {:?}", self.filter(place, name));
+            }
+            ["filter", "of", name, "does", "not", "name", prefix] => {
+                assert!(!self.filter(place, name).contains(prefix), "{place}: {:?}", self.filter(place, name));
+            }
             [viewer, "sees", prefix, "nowhere"] => assert_eq!(self.sees(place, viewer, prefix), [""; 0], "{place}"),
             [viewer, "sees", prefix, "on", name] => assert_eq!(self.sees(place, viewer, prefix), [name], "{place}"),
             [name, "is", state, "for", prefix] => {
@@ -317,6 +351,19 @@ impl Story {
             }
             _ => panic!("{place}: no such expectation"),
         }
+    }
+
+    /// The destinations that a node's packet filter names.
+    fn filter(&mut self, place: &str, name: &str) -> BTreeSet<String> {
+        let node = self.node(place, name);
+        let rules = self.tailnet.snapshot().policy.filter(node);
+        let named = rules.iter().flat_map(|rule| match rule {
+            FilterRule::Packets { destinations, .. } => {
+                destinations.iter().map(|(to, _)| to.clone()).collect::<Vec<_>>()
+            }
+            FilterRule::Capabilities { destinations, .. } => destinations.iter().map(Prefix::to_string).collect(),
+        });
+        named.collect()
     }
 
     /// The peers on which a viewer sees a prefix.

@@ -6,6 +6,7 @@ mod conformance;
 mod e2e;
 mod fuzz;
 mod histories;
+mod simulate;
 mod tidy;
 
 use std::io::Write;
@@ -31,6 +32,8 @@ enum Command {
     Tidy,
     /// Run random histories of a whole tailnet against the invariants, and a second election.
     Histories(histories::HistoriesArgs),
+    /// Run whole tailnets in virtual time: the server as shipped, simulated clients, random troubles.
+    Simulate(simulate::SimulateArgs),
     /// Run real clients in network namespaces against a real server.
     E2e(e2e::E2eArgs),
     /// Look for an input that breaks something: not part of `check`.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Fix => check::fix(),
         Command::Tidy => tidy::run(),
         Command::Histories(args) => histories::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(what) => bench::run(&what),

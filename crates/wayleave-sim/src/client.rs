@@ -8,7 +8,7 @@ use h2::RecvStream;
 use h2::client::SendRequest;
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 use wayleave_model::MachineKey;
@@ -77,7 +77,8 @@ impl Client {
         node: PrivateKey,
     ) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
-        Self::begin(stream, address, server, machine, node).await
+        stream.set_nodelay(true)?;
+        Self::over(stream, address, server, machine, node).await
     }
 
     /// Connects with these keys from this address of the machine.
@@ -94,18 +95,24 @@ impl Client {
     ) -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(from, 0))?;
-        Self::begin(socket.connect(address).await?, address, server, machine, node).await
+        let stream = socket.connect(address).await?;
+        stream.set_nodelay(true)?;
+        Self::over(stream, address, server, machine, node).await
     }
 
-    async fn begin(
-        mut stream: TcpStream,
+    /// Connects with these keys over a stream that is there already, by which the server is reached as `address`.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer as it should.
+    pub async fn over(
+        mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         address: SocketAddr,
         server: MachineKey,
         machine: PrivateKey,
         node: PrivateKey,
     ) -> anyhow::Result<Self> {
         let (initiation, initiator) = initiate(&machine, &server, CapabilityVersion(VERSION), rand::random())?;
-        stream.set_nodelay(true)?;
         let head = format!(
             "POST /ts2021 HTTP/1.1\r\nHost: {address}\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\
              X-Tailscale-Handshake: {}\r\n\r\n",

@@ -2,9 +2,10 @@
 
 mod client;
 mod mirror;
+pub mod network;
 mod server;
 pub mod swarm;
 
 pub use client::{Client, MapStream};
 pub use mirror::Mirror;
-pub use server::TestServer;
+pub use server::{TestServer, options};

@@ -23,7 +23,7 @@ pub struct TestServer {
 }
 
 /// What a server is started with where a test says nothing else.
-fn options(folder: &Path, address: SocketAddr) -> Options {
+pub fn options(folder: &Path, address: SocketAddr) -> Options {
     let own = OwnDerp {
         region_id: 900,
         region_code: "test".to_owned(),

@@ -1,0 +1,210 @@
+//! The times of design.md 4, in virtual time.
+
+use std::time::Duration;
+
+use crate::sim::{Sim, play};
+
+const P: &str = "10.1.0.0/16";
+/// What it takes besides: the way to the server, the way to the viewers, and timers that count whole milliseconds.
+const WAYS: Duration = Duration::from_millis(30);
+/// PINGs go out each second, and an unanswered one is looked at every 100 ms.
+const PING: Duration = Duration::from_millis(1100);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Two routers and three clients; all see the first.
+async fn two_routers(sim: &mut Sim) {
+    sim.tailnet(2, 3, &[P]).await;
+    assert!(sim.all_see(P, "r1"));
+}
+
+async fn moves(sim: &Sim, to: &str, at_least: Duration, at_most: Duration) {
+    let took = sim.until(&format!("all see {to}"), at_most, |sim| sim.all_see(P, to)).await;
+    assert!(took >= at_least, "after {took:?}, which is less than {at_least:?}");
+    sim.nobody_saw_double();
+    println!("seen by all {took:?} later");
+}
+
+/// What everybody sees stays so for a while, looked at every 10 ms.
+async fn stays(sim: &Sim, on: &str, for_: Duration) {
+    let end = sim.elapsed() + for_;
+    while sim.elapsed() < end {
+        assert!(sim.all_see(P, on), "it moved, at {:?} of {end:?}", sim.elapsed());
+        sim.sleep(ms(10)).await;
+    }
+    sim.nobody_saw_double();
+}
+
+#[test]
+fn a_killed_router_costs_half_a_second() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        sim.machines[0].kill();
+        moves(&sim, "r2", ms(500), ms(500) + WAYS).await;
+    });
+}
+
+#[test]
+fn s12_a_router_whose_cable_is_pulled_is_found_in_two_seconds_and_a_ping() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        sim.machines[0].pull();
+        moves(&sim, "r2", secs(2), secs(2) + PING + WAYS).await;
+    });
+}
+
+#[test]
+fn a_frozen_router_is_found_although_its_kernel_acknowledges() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        sim.machines[0].freeze();
+        moves(&sim, "r2", secs(2), secs(2) + PING + WAYS).await;
+        // An answer later is recovery, without a new session; the prefix stays where it is.
+        sim.machines[0].thaw();
+        stays(&sim, "r2", secs(20)).await;
+    });
+}
+
+#[test]
+fn s10_control_alone_is_cut_and_witnesses_hold_the_router_for_30_s() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        sim.machines[0].cut_control();
+        stays(&sim, "r1", secs(29)).await;
+        moves(&sim, "r2", secs(0), secs(5)).await;
+    });
+}
+
+#[test]
+fn s15_wireguard_alone_is_dead_and_two_rounds_of_witnesses_find_it() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        sim.machines[0].block_data();
+        // A round every 2 s, over 1.5 s after it began; two in a row.
+        moves(&sim, "r2", ms(3500), ms(5500) + WAYS).await;
+    });
+}
+
+#[test]
+fn s30_the_server_stands_still_for_3_s_and_convicts_nobody() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        for _ in 0..5 {
+            sim.sleep(ms(730)).await;
+            // Nothing runs meanwhile, neither here nor there.
+            tokio::time::advance(secs(3)).await;
+            stays(&sim, "r1", secs(6)).await;
+        }
+    });
+}
+
+#[test]
+fn the_systems_clock_is_set_by_hours_and_nobody_is_judged_by_it() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        for skew in [7200, -7200, 3] {
+            sim.skew(skew);
+            stays(&sim, "r1", secs(10)).await;
+        }
+        sim.skew(-7200);
+        sim.machines[0].kill();
+        // The server's clock goes at most a sixteenth slower until it has caught up.
+        moves(&sim, "r2", ms(460), ms(540) + WAYS).await;
+    });
+}
+
+#[test]
+fn most_sessions_lost_at_once_are_the_servers_side_and_the_primary_stays_for_30_s() {
+    play(|mut sim| async move {
+        sim.tailnet(4, 8, &[P]).await;
+        assert!(sim.all_see(P, "r1"));
+        for machine in &sim.machines {
+            machine.lose_control();
+        }
+        sim.sleep(secs(5)).await;
+        // All but the primary come back. Otherwise the next router would have it at once.
+        for machine in &sim.machines[1..] {
+            machine.mend_control();
+        }
+        sim.until("they are back", secs(5), |sim| sim.machines[1..].iter().all(|m| m.shared.is_connected())).await;
+        stays(&sim, "r1", secs(18)).await;
+        moves(&sim, "r2", ms(0), secs(8)).await;
+    });
+}
+
+#[test]
+fn a_slow_reader_costs_only_itself() {
+    play(|mut sim| async move {
+        sim.tailnet(2, 4, &[P]).await;
+        let slow = sim.machines[5].shared.host;
+        sim.ground.network.change(slow, |link| link.speed = Some(400));
+        sim.machines[0].kill();
+        sim.until("the others see r2", ms(500) + WAYS, |sim| {
+            sim.machines[2..5].iter().all(|client| client.shared.carriers(P) == ["r2"])
+        })
+        .await;
+        moves(&sim, "r2", ms(0), secs(20)).await;
+    });
+}
+
+#[test]
+fn s14_the_server_starts_again_and_no_primary_moves() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        sim.restart().await;
+        sim.until("they are back", secs(5), |sim| sim.machines.iter().all(|m| m.shared.is_connected())).await;
+        stays(&sim, "r1", secs(40)).await;
+        // Killed while it was asked for something: what was acknowledged is there.
+        sim.approve("r1", &["10.9.0.0/16"]).await;
+        sim.kill_and_start().await;
+        sim.until("they are back", secs(5), |sim| sim.machines.iter().all(|m| m.shared.is_connected())).await;
+        let row = sim.read(|tailnet| {
+            let prefix = "10.9.0.0/16".parse().unwrap();
+            tailnet.routes().rows().any(|row| row.prefix == prefix && row.enabled)
+        });
+        assert!(row.await, "an approval that was acknowledged survives");
+        stays(&sim, "r1", secs(40)).await;
+    });
+}
+
+#[test]
+fn s14_a_primary_that_died_with_the_server_costs_30_s_at_most() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        sim.machines[0].kill();
+        sim.kill_and_start().await;
+        sim.until("they are back", secs(5), |sim| sim.machines[1..].iter().all(|m| m.shared.is_connected())).await;
+        moves(&sim, "r2", secs(0), secs(31)).await;
+    });
+}
+
+#[test]
+fn a_hundred_approvals_and_a_storm_of_flaps_end_in_what_a_fresh_map_says() {
+    play(|mut sim| async move {
+        sim.tailnet(6, 3, &[P]).await;
+        let prefixes: Vec<String> = (0..100).map(|n| format!("10.2.{n}.0/24")).collect();
+        let all: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+        for prefix in &all {
+            sim.approve("r3", &[prefix]).await;
+        }
+        for _ in 0..5 {
+            for at in 0..5 {
+                sim.machines[at].kill();
+                sim.sleep(ms(40)).await;
+                sim.machines[at].run();
+            }
+            sim.sleep(ms(200)).await;
+        }
+        sim.sleep(secs(10)).await;
+        let on = sim.machines[6].shared.carriers(P);
+        assert_eq!(on.len(), 1, "it is on one: {on:?}");
+        assert!(sim.all_see(P, &on[0]), "and all see the same");
+        sim.nobody_saw_double();
+    });
+}

@@ -1,0 +1,302 @@
+//! A machine of the tailnet: what `tailscaled` does as far as the server can tell. It joins, keeps a map stream open, connects again
+//! after a loss, answers what the server asks, and pings others over a data plane that only exists here.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::Method;
+use serde_json::{Value, json};
+use tokio::task::{AbortHandle, JoinSet};
+use wayleave_model::MachineKey;
+use wayleave_sim::network::Network;
+use wayleave_sim::{Client, Mirror};
+use wayleave_wire::PrivateKey;
+
+/// One way between two machines over the tailnet.
+const DATA_LATENCY: Duration = Duration::from_millis(4);
+
+/// After so long without a frame a client gives its map stream up (protocol.md 2.2).
+const GIVES_UP: Duration = Duration::from_secs(120);
+
+/// What all machines share.
+#[derive(Clone, Default)]
+pub struct Ground {
+    pub network: Network,
+    /// Where machines are in the tailnet, by address.
+    tailnet: Arc<Mutex<BTreeMap<IpAddr, Arc<Shared>>>>,
+}
+
+/// A machine, as others see it.
+pub struct Shared {
+    pub name: String,
+    pub host: IpAddr,
+    /// Its WireGuard works, as far as the machine itself goes.
+    data: Mutex<Data>,
+    pub mirror: Mutex<Seen>,
+}
+
+#[derive(Clone, Copy)]
+struct Data {
+    /// Its process runs.
+    runs: bool,
+    /// Its packets go through.
+    passes: bool,
+}
+
+/// What it knows.
+#[derive(Default)]
+pub struct Seen {
+    pub mirror: Mirror,
+    /// It has a map stream.
+    pub connected: bool,
+    /// Frames in which a prefix was on two peers at once.
+    pub doubled: Vec<String>,
+}
+
+impl Shared {
+    /// Others reach it.
+    pub fn is_reachable(&self) -> bool {
+        let data = self.data.lock().unwrap();
+        data.runs && data.passes
+    }
+
+    /// It has a map stream.
+    pub fn is_connected(&self) -> bool {
+        self.mirror.lock().unwrap().connected
+    }
+
+    /// Who carries this prefix for it.
+    pub fn carriers(&self, prefix: &str) -> Vec<String> {
+        self.mirror.lock().unwrap().mirror.carriers(prefix)
+    }
+}
+
+/// A machine and what it runs.
+pub struct Machine {
+    pub shared: Arc<Shared>,
+    ground: Ground,
+    way: Way,
+    process: Option<AbortHandle>,
+}
+
+/// How it reaches the tailnet.
+#[derive(Clone)]
+struct Way {
+    address: SocketAddr,
+    server: MachineKey,
+    machine: PrivateKey,
+    node: PrivateKey,
+    key: String,
+    routes: Vec<String>,
+}
+
+impl Machine {
+    pub fn start(
+        ground: &Ground,
+        number: u8,
+        name: &str,
+        routes: &[&str],
+        (address, server): (SocketAddr, MachineKey),
+        key: &str,
+    ) -> Self {
+        let host = IpAddr::from([192, 0, 2, number]);
+        let data = Mutex::new(Data { runs: true, passes: true });
+        let shared = Arc::new(Shared { name: name.to_owned(), host, data, mirror: Mutex::default() });
+        let fresh = || PrivateKey::from_bytes(rand::random());
+        let routes = routes.iter().map(|&route| route.to_owned()).collect();
+        let way = Way { address, server, machine: fresh(), node: fresh(), key: key.to_owned(), routes };
+        let mut machine = Self { shared, ground: ground.clone(), way, process: None };
+        machine.run();
+        machine
+    }
+
+    /// What a whole map would tell it now.
+    #[cfg(feature = "troubles")]
+    pub async fn fresh(&self) -> anyhow::Result<Mirror> {
+        let (stream, way) = (self.ground.network.connect(self.shared.host).await?, &self.way);
+        let client = Client::over(stream, way.address, way.server, way.machine.clone(), way.node.clone()).await?;
+        let _ends = Ends(client.clone());
+        let mut mirror = Mirror::default();
+        mirror.take(&client.map_once().await?);
+        Ok(mirror)
+    }
+
+    /// Its process starts.
+    pub fn run(&mut self) {
+        self.shared.data.lock().unwrap().runs = true;
+        let life = live(self.ground.clone(), Arc::clone(&self.shared), self.way.clone());
+        self.process = Some(tokio::spawn(life).abort_handle());
+    }
+
+    /// Its process is killed; its kernel closes what was open.
+    pub fn kill(&mut self) {
+        self.shared.data.lock().unwrap().runs = false;
+        if let Some(process) = self.process.take() {
+            process.abort();
+        }
+        self.shared.mirror.lock().unwrap().connected = false;
+    }
+
+    /// Its cable is pulled: control and data.
+    pub fn pull(&self) {
+        self.cut_control();
+        self.block_data();
+    }
+
+    /// The cable is put back.
+    #[cfg(feature = "troubles")]
+    pub fn plug(&self) {
+        self.mend_control();
+        self.pass_data();
+    }
+
+    pub fn cut_control(&self) {
+        self.ground.network.change(self.shared.host, |link| link.cut = true);
+    }
+
+    pub fn mend_control(&self) {
+        self.ground.network.change(self.shared.host, |link| link.cut = false);
+    }
+
+    /// A proxy between it and the server drops its connections, and lets it make no others.
+    pub fn lose_control(&self) {
+        self.cut_control();
+        self.ground.network.reset(self.shared.host);
+    }
+
+    pub fn block_data(&self) {
+        self.shared.data.lock().unwrap().passes = false;
+    }
+
+    pub fn pass_data(&self) {
+        self.shared.data.lock().unwrap().passes = true;
+    }
+
+    /// Its process stands still (SIGSTOP).
+    pub fn freeze(&self) {
+        self.ground.network.change(self.shared.host, |link| link.frozen = true);
+        self.block_data();
+    }
+
+    pub fn thaw(&self) {
+        self.ground.network.change(self.shared.host, |link| link.frozen = false);
+        self.pass_data();
+    }
+}
+
+/// Connects for as long as it runs. A client of today waits longer after each failure (up to 30 s); here at most 2 s, so that a story
+/// is not about that.
+async fn live(ground: Ground, shared: Arc<Shared>, way: Way) {
+    let mut pause = Duration::from_millis(100);
+    let mut joined = false;
+    loop {
+        // However it ended, another one is begun.
+        session(&ground, &shared, &way, &mut joined, &mut pause).await.ok();
+        shared.mirror.lock().unwrap().connected = false;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+async fn session(
+    ground: &Ground,
+    shared: &Arc<Shared>,
+    way: &Way,
+    joined: &mut bool,
+    pause: &mut Duration,
+) -> anyhow::Result<()> {
+    let stream = ground.network.connect(shared.host).await?;
+    let (machine, node) = (way.machine.clone(), way.node.clone());
+    let client = Client::over(stream, way.address, way.server, machine, node).await?;
+    // The connection ends with the process, however that ends.
+    let _ends = Ends(client.clone());
+    if !*joined {
+        client.join(&way.key, &shared.name).await?;
+        *joined = true;
+    }
+    let mut map = client.stream().await?;
+    let routes: Vec<&str> = way.routes.iter().map(String::as_str).collect();
+    let first = map.next().await?.unwrap_or_default();
+    for address in first["Node"]["Addresses"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let address: IpAddr = address.split('/').next().unwrap_or_default().parse()?;
+        ground.tailnet.lock().unwrap().insert(address, Arc::clone(shared));
+    }
+    take(shared, &first);
+    shared.mirror.lock().unwrap().connected = true;
+    client.report(&shared.name, &routes).await?;
+    *pause = Duration::from_millis(100);
+    let mut answers = JoinSet::new();
+    while let Some(frame) = tokio::time::timeout(GIVES_UP, map.next()).await?? {
+        if frame["PingRequest"].is_object() {
+            answers.spawn(answer(ground.clone(), Arc::clone(shared), client.clone(), frame["PingRequest"].clone()));
+        }
+        take(shared, &frame);
+        while answers.try_join_next().is_some() {}
+    }
+    Ok(())
+}
+
+struct Ends(Client);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
+}
+
+fn take(shared: &Shared, frame: &Value) {
+    let mut seen = shared.mirror.lock().unwrap();
+    seen.mirror.take(frame);
+    let mut on = BTreeMap::<String, Vec<u64>>::new();
+    for (id, peer) in &seen.mirror.peers {
+        for prefix in peer["AllowedIPs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            on.entry(prefix.to_owned()).or_default().push(*id);
+        }
+    }
+    let doubled = on.into_iter().filter(|(prefix, peers)| peers.len() > 1 && !prefix.ends_with("/0"));
+    let doubled: Vec<String> = doubled.map(|(prefix, peers)| format!("{prefix} on {peers:?}")).collect();
+    seen.doubled.extend(doubled);
+}
+
+/// Answers what the server asks (protocol.md 6.3).
+async fn answer(ground: Ground, shared: Arc<Shared>, client: Client, request: Value) {
+    let url = request["URL"].as_str().unwrap_or_default();
+    let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned()));
+    let Some(path) = path else { return };
+    let body = match request["Types"].as_str() {
+        Some("") => return drop(client.ask(Method::HEAD, &path, Vec::new()).await),
+        Some("c2n") => {
+            let asked = STANDARD.decode(request["Payload"].as_str().unwrap_or_default()).unwrap_or_default();
+            let text = String::from_utf8_lossy(&asked).into_owned();
+            let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        }
+        Some(kind) => {
+            let Some(ip) = request["IP"].as_str().and_then(|text| text.parse::<IpAddr>().ok()) else { return };
+            let peer = ground.tailnet.lock().unwrap().get(&ip).cloned();
+            let known = shared.mirror.lock().unwrap().mirror.peers.values().any(|peer| {
+                peer["Addresses"].as_array().is_some_and(|all| {
+                    all.iter().filter_map(Value::as_str).any(|own| own.split('/').next() == Some(&ip.to_string()))
+                })
+            });
+            tokio::time::sleep(DATA_LATENCY * 2).await;
+            match peer {
+                Some(peer) if known => {
+                    // A time-out is never told.
+                    if !peer.is_reachable() || !shared.is_reachable() {
+                        return;
+                    }
+                    json!({ "Type": kind, "IP": ip, "LatencySeconds": 0.008 }).to_string()
+                }
+                _ => json!({ "Type": kind, "IP": ip, "Err": "no matching peer" }).to_string(),
+            }
+        }
+        None => return,
+    };
+    // Whoever asked may have gone.
+    drop(client.ask(Method::POST, &path, body.into_bytes()).await);
+}

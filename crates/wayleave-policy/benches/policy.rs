@@ -85,7 +85,7 @@ fn filter_self(bencher: Bencher<'_, '_>, nodes: u64) {
     bencher.bench(|| black_box(&policy).filter(VIEWER));
 }
 
-#[divan::bench(args = SIZES)]
+#[divan::bench(args = SIZES, sample_size = 1000)]
 fn route(bencher: Bencher<'_, '_>, nodes: u64) {
     let policy = compiled(nodes, false);
     let prefix = prefixes()[0];

@@ -41,7 +41,7 @@ fn handshake(bencher: Bencher<'_, '_>) {
     bencher.bench(|| noise::accept(black_box(&server), black_box(&initiation), [4; 32]).unwrap().0);
 }
 
-#[divan::bench(args = SIZES)]
+#[divan::bench(args = SIZES, sample_size = 16)]
 fn seal(bencher: Bencher<'_, '_>, bytes: usize) {
     let (mut ours, _) = sessions();
     let plaintext = vec![7; bytes];
@@ -53,7 +53,7 @@ fn seal(bencher: Bencher<'_, '_>, bytes: usize) {
     });
 }
 
-#[divan::bench(args = SIZES)]
+#[divan::bench(args = SIZES, sample_size = 16)]
 fn open(bencher: Bencher<'_, '_>, bytes: usize) {
     // Records open in the order in which they were sealed, each once: the inputs of a sample are made and used in the same order.
     let (mut ours, mut theirs) = sessions();

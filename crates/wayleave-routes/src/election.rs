@@ -192,7 +192,9 @@ fn challenge(current: &Candidate, candidates: &[Candidate], terms: Terms, now: T
         challengers().filter(|c| ready(c).is_some_and(|at| at <= now)).min_by_key(|c| (Reverse(c.priority), c.node));
     if let Some(next) = waited {
         let because = if flapping { Because::IncumbentFlapping } else { Because::HigherPriority };
-        return Decision { primary: Some(Primary { node: next.node, because }), pending: None };
+        // One that is preferred still more may not have waited long enough yet.
+        let pending = challenge(next, candidates, Terms { moved: false, ..terms }, now).pending;
+        return Decision { primary: Some(Primary { node: next.node, because }), pending };
     }
     let pending =
         challengers().filter_map(|c| ready(c).map(|at| Pending { node: c.node, at })).min_by_key(|p| (p.at, p.node));

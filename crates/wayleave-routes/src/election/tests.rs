@@ -99,6 +99,16 @@ fn a_preferred_one_waits_until_it_has_been_steady_for_long_enough() {
 }
 
 #[test]
+fn whoever_is_preferred_still_more_is_awaited_after_a_takeover() {
+    let late = Candidate { steady_since: Some(NOW), ..preferred(3, Rank::Steady, 1) };
+    let all = [preferred(5, Rank::Steady, -1), candidate(2, Rank::Steady), late];
+    let decision = elect(had(5), &all, TERMS, NOW);
+    let primary = Primary { node: NodeId::new(2), because: Because::HigherPriority };
+    let pending = Pending { node: NodeId::new(3), at: NOW + MINUTE };
+    assert_eq!(decision, Decision { primary: Some(primary), pending: Some(pending) });
+}
+
+#[test]
 fn failback_never_means_never() {
     let all = [candidate(1, Rank::Flapping), preferred(2, Rank::Steady, 5)];
     let decision = elect(had(1), &all, Terms { failback: Failback::Never, ..TERMS }, NOW);

@@ -10,6 +10,8 @@ use crate::e2e::rig::{LAN, LAN_HOST, Rig, SOON, wait_for};
 
 /// How long the last of two dead routers is watched.
 const LONG: Duration = Duration::from_secs(40);
+/// How long a client may take to come back after its cable was out: its TCP asks ever more seldom.
+const BACK: Duration = Duration::from_secs(120);
 
 /// How a router is taken off the network, and put back.
 #[derive(Clone, Copy)]
@@ -44,9 +46,7 @@ fn serves(rig: &Rig, name: &str, last: u8) -> anyhow::Result<()> {
 }
 
 fn is_back(rig: &Rig, name: &str) -> anyhow::Result<()> {
-    wait_for(&format!("{name} is back"), Duration::from_secs(40), || {
-        Ok(matches!(rig.state(name, LAN)?.as_str(), "primary" | "standby"))
-    })
+    wait_for(&format!("{name} is back"), BACK, || Ok(matches!(rig.state(name, LAN)?.as_str(), "primary" | "standby")))
 }
 
 pub fn pulled_cables(rig: &mut Rig) -> anyhow::Result<()> {

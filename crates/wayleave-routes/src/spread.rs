@@ -29,8 +29,10 @@ pub(crate) fn carriers(
         return (BTreeSet::new(), None);
     }
     let was = |node: &NodeId| before.is_some_and(|before| before.contains(node));
-    if terms.frozen && before.is_some_and(|before| !before.is_empty()) {
-        return (candidates.iter().map(|c| c.node).filter(was).collect(), None);
+    let kept: BTreeSet<NodeId> = candidates.iter().map(|c| c.node).filter(was).collect();
+    // Where none of them is left there is nothing that could stay: it is given out, as a frozen prefix that is on nobody is.
+    if terms.frozen && !kept.is_empty() {
+        return (kept, None);
     }
     let steady = || candidates.iter().filter(|c| c.rank == Rank::Steady);
     let stay: BTreeSet<NodeId> = steady().map(|c| c.node).filter(was).collect();

@@ -58,6 +58,11 @@ fn by_region_every_steady_router_shares_and_frozen_nobody_joins_or_leaves() {
         ids(&[2]),
         "1 is no candidate any more"
     );
+    assert_eq!(
+        carriers(Spread::Region, Some(&before), frozen, &all[2..], NOW).0,
+        ids(&[3]),
+        "neither is any more: it is given out, at once and not at the next event"
+    );
     assert_eq!(carriers(Spread::Single, Some(&before), frozen, &all, NOW).0, ids(&[]));
 }
 

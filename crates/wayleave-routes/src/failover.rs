@@ -102,6 +102,9 @@ impl RouteTable {
     pub(crate) fn liveness_over(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some(router) = self.routers.get_mut(&node) else { return };
         let was_up = router.health.is_up();
+        if let Some((since, until)) = self.gathering.filter(|(_, until)| *until > now) {
+            router.health.wait_for_others(since, until);
+        }
         let verdicts = router.health.time_over(now, &self.settings.judging);
         self.judged(node, verdicts, was_up, now, out);
     }

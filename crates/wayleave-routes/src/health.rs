@@ -10,7 +10,7 @@
 //! | what happens | what it does |
 //! |---|---|
 //! | it opens a session | doubts end; what stands by its streams, PINGs and echoes is lifted, and misses are forgotten |
-//! | its newest stream is lost | a doubt of 500 ms |
+//! | its newest stream is lost | a doubt of 500 ms; longer, up to 1 s, while so many others are being lost that it may be a common loss |
 //! | its newest session is silent | a conviction; where a witness reached it since the silence began, a doubt |
 //! | that session is heard again | that doubt ends, that conviction is lifted |
 //! | an echo is not answered, twice in a row, by a session that answered one before | a conviction; an answered one lifts it |
@@ -323,6 +323,13 @@ impl Health {
             return None;
         }
         self.convictions.convict(Cause::WitnessesSilent, judging.mode(Kind::Probe), now)
+    }
+
+    /// It was lost together with so many others that more are waited for, until then.
+    pub(crate) fn wait_for_others(&mut self, since: Timestamp, until: Timestamp) {
+        if let Some(doubt) = self.doubts.get_mut(&Kind::Stream).filter(|doubt| doubt.at >= since) {
+            doubt.until = doubt.until.max(until);
+        }
     }
 
     /// Time is over for doubts and a grace. Returns what it is convicted of by that.

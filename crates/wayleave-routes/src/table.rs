@@ -114,6 +114,14 @@ pub enum Input {
     Silent(NodeId, SessionId, Cause),
     /// A silent session has been heard again.
     Answered(NodeId, SessionId),
+    /// So many lost their sessions since then that it may turn out to be the server's side: nobody who was lost in that time is convicted of
+    /// it before `until`.
+    LossesGather {
+        /// When the first was lost.
+        since: Timestamp,
+        /// Until when more are waited for.
+        until: Timestamp,
+    },
     /// These nodes lost their sessions since then, together with so many others that it is the server's side.
     CommonLoss(BTreeSet<NodeId>, Timestamp),
     /// Something was found out about a node.
@@ -235,6 +243,8 @@ pub struct RouteTable {
     /// Prefixes to be decided again before the call returns.
     pub(crate) dirty: BTreeSet<Prefix>,
     pub(crate) timers: Timers<Timer>,
+    /// Losses of late that may turn out to be the server's side: when the first was, and until when more are waited for.
+    pub(crate) gathering: Option<(Timestamp, Timestamp)>,
 }
 
 impl RouteTable {
@@ -251,6 +261,7 @@ impl RouteTable {
             path_checks: BTreeMap::new(),
             dirty: BTreeSet::new(),
             timers: Timers::new(),
+            gathering: None,
         }
     }
 
@@ -272,6 +283,7 @@ impl RouteTable {
             Input::SessionLost(node, session, cause) => self.session_lost(node, session, cause, now, &mut out),
             Input::Silent(node, session, cause) => self.silent(node, session, cause, now, &mut out),
             Input::Answered(node, session) => self.answered(node, session, now, &mut out),
+            Input::LossesGather { since, until } => self.gathering = Some((since, until)),
             Input::CommonLoss(nodes, since) => {
                 nodes.into_iter().for_each(|node| self.common_loss(node, since, now, &mut out));
             }

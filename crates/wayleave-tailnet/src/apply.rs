@@ -12,7 +12,7 @@ use wayleave_routes::{
 use crate::command::Command;
 use crate::enrolment::wanted_name;
 use crate::history::{HistoryEntry, HistoryEvent};
-use crate::liveness::{Due as PresenceDue, Ended, Ending};
+use crate::liveness::{Due as PresenceDue, Ended, Ending, Loss};
 use crate::plan::{Committed, LoginChange, Write};
 use crate::snapshot::NodeView;
 use crate::tailnet::{Due, Effect, Event, Loaded, Report, Tailnet};
@@ -274,7 +274,7 @@ impl Tailnet {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
-        let Ended::Newest { common } = self.liveness.ended(node, session, ending, now, &self.settings) else { return };
+        let Ended::Newest(loss) = self.liveness.ended(node, session, ending, now, &self.settings) else { return };
         self.touched.insert(node);
         if let Some(row) = self.registry.node_mut(node) {
             row.last_seen = Some(now);
@@ -286,10 +286,15 @@ impl Tailnet {
         if let Ending::Lost(cause) = ending {
             self.route_input(Input::SessionLost(node, session, cause), now, out);
         }
-        if let Some(nodes) = common {
-            out.push(Effect::CommonLoss(nodes.clone()));
-            let since = now - self.settings.common_loss_window;
-            self.route_input(Input::CommonLoss(nodes, since), now, out);
+        let since = now - self.settings.common_loss_window;
+        match loss {
+            Loss::Single => {}
+            Loss::Gathering { since, until } => self.route_input(Input::LossesGather { since, until }, now, out),
+            Loss::Common(nodes) => {
+                out.push(Effect::CommonLoss(nodes.clone()));
+                self.route_input(Input::CommonLoss(nodes, since), now, out);
+            }
+            Loss::OneMore => self.route_input(Input::CommonLoss(BTreeSet::from([node]), since), now, out),
         }
     }
 

@@ -41,7 +41,7 @@ pub(crate) enum Due {
 pub(crate) struct Liveness {
     nodes: BTreeMap<NodeId, Presence>,
     open: usize,
-    recent: VecDeque<(Timestamp, NodeId)>,
+    losses: Losses,
     due: Timers<Due>,
 }
 
@@ -51,10 +51,83 @@ pub(crate) enum Ended {
     /// It was not the newest: nothing.
     Stale,
     /// It was the newest.
-    Newest {
-        /// These lost theirs with it, all at once: it is the server's own side.
-        common: Option<BTreeSet<NodeId>>,
+    Newest(Loss),
+}
+
+/// What a loss comes to, with those that came just before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Nothing beside itself.
+    Single,
+    /// So many were lost within a second that it may be about to turn out as a common loss: until then nobody is convicted by a
+    /// lost stream, because those that were lost first must not be judged before the last of them is known of.
+    Gathering {
+        /// When the first of them was lost.
+        since: Timestamp,
+        /// Until then, unless more are lost.
+        until: Timestamp,
     },
+    /// These lost theirs all at once: it is the server's own side. It is the last of them, and the one by which that is known.
+    Common(BTreeSet<NodeId>),
+    /// It is one more of those.
+    OneMore,
+}
+
+/// The losses of the last second.
+#[derive(Clone, Debug, Default)]
+struct Losses {
+    recent: VecDeque<(Timestamp, NodeId)>,
+    /// How often each was lost.
+    nodes: BTreeMap<NodeId, usize>,
+    /// How many of those are back.
+    back: usize,
+    /// The last of them was part of a common loss.
+    common: bool,
+}
+
+impl Losses {
+    fn opened(&mut self, node: NodeId) {
+        self.back += usize::from(self.nodes.contains_key(&node));
+    }
+
+    /// A session ended, lost or not.
+    fn closed(&mut self, node: NodeId) {
+        self.back -= usize::from(self.nodes.contains_key(&node));
+    }
+
+    /// `has_session` answers for each node as it is now, `open` counts those that do.
+    fn lost(
+        &mut self,
+        node: NodeId,
+        now: Timestamp,
+        open: usize,
+        settings: &Settings,
+        has_session: impl Fn(NodeId) -> bool,
+    ) -> Loss {
+        self.recent.push_back((now, node));
+        *self.nodes.entry(node).or_default() += 1;
+        let window = settings.common_loss_window;
+        while let Some((_, node)) = self.recent.pop_front_if(|(at, _)| now.since(*at) > window) {
+            let Some(times) = self.nodes.get_mut(&node) else { continue };
+            *times -= 1;
+            if *times == 0 {
+                self.nodes.remove(&node);
+                self.back -= usize::from(has_session(node));
+            }
+        }
+        let many = self.nodes.len() >= settings.common_loss_sessions;
+        // Those that are back already were lost none the less.
+        let was = std::mem::replace(&mut self.common, many && self.nodes.len() > open - self.back);
+        match (self.common, was) {
+            (true, true) => Loss::OneMore,
+            (true, false) => Loss::Common(self.nodes.keys().copied().collect()),
+            (false, _) if many => {
+                let since = self.recent.front().map_or(now, |(at, _)| *at);
+                Loss::Gathering { since, until: (now + settings.common_loss_gap).min(since + window) }
+            }
+            (false, _) => Loss::Single,
+        }
+    }
 }
 
 impl Liveness {
@@ -82,6 +155,7 @@ impl Liveness {
         }
         if presence.session.is_none() {
             self.open += 1;
+            self.losses.opened(node);
         }
         presence.session = Some(session);
         presence.online = true;
@@ -103,17 +177,14 @@ impl Liveness {
         };
         presence.session = None;
         self.open -= 1;
+        self.losses.closed(node);
         self.due.set(Due::Offline(node), now + settings.offline_after);
         if ending == Ending::Replaced {
-            return Ended::Newest { common: None };
+            return Ended::Newest(Loss::Single);
         }
-        self.recent.push_back((now, node));
-        while self.recent.front().is_some_and(|(at, _)| now.since(*at) > settings.common_loss_window) {
-            self.recent.pop_front();
-        }
-        let lost: BTreeSet<NodeId> = self.recent.iter().map(|(_, node)| *node).collect();
-        let common = lost.len() >= settings.common_loss_sessions && lost.len() > self.open;
-        Ended::Newest { common: common.then_some(lost) }
+        let nodes = &self.nodes;
+        let has_session = |node| nodes.get(&node).is_some_and(|presence| presence.session.is_some());
+        Ended::Newest(self.losses.lost(node, now, self.open, settings, has_session))
     }
 
     /// After a start: a node that was online when the server stopped is still shown so for a while.
@@ -137,6 +208,7 @@ impl Liveness {
     pub(crate) fn removed(&mut self, node: NodeId) {
         if self.nodes.remove(&node).is_some_and(|presence| presence.session.is_some()) {
             self.open -= 1;
+            self.losses.closed(node);
         }
         self.due.stop(&Due::Offline(node));
         self.due.stop(&Due::Ephemeral(node));
@@ -189,7 +261,7 @@ mod tests {
             let at = Timestamp::from_millis(millis);
             matches!(
                 liveness.ended(NodeId::new(n), SessionId::new(n), LOST, at, &settings),
-                Ended::Newest { common: Some(_) }
+                Ended::Newest(Loss::Common(_))
             )
         };
         let mut liveness = with_sessions(15);
@@ -200,5 +272,74 @@ mod tests {
         assert_eq!((1..=7).filter(|n| lose(&mut liveness, *n, 10)).count(), 0, "7 are too few");
         let mut liveness = with_sessions(10);
         assert_eq!((1..=10).filter(|n| lose(&mut liveness, *n, *n as i64 * 600)).count(), 0, "one after the other");
+    }
+
+    /// Loses these, one after the other, `every` so many milliseconds, each back at once if `back`.
+    fn lose_all(liveness: &mut Liveness, nodes: std::ops::RangeInclusive<u64>, every: i64, back: bool) -> Vec<Loss> {
+        let settings = Settings::default();
+        let lose = |n: u64| {
+            let at = Timestamp::from_millis(n as i64 * every);
+            let ended = liveness.ended(NodeId::new(n), SessionId::new(n), LOST, at, &settings);
+            if back {
+                assert!(liveness.opened(NodeId::new(n), SessionId::new(n + 1_000_000)));
+            }
+            match ended {
+                Ended::Newest(loss) => loss,
+                Ended::Stale => panic!("it is the newest"),
+            }
+        };
+        nodes.map(lose).collect()
+    }
+
+    #[test]
+    fn those_that_are_back_already_were_lost_none_the_less() {
+        let mut liveness = with_sessions(100);
+        let losses = lose_all(&mut liveness, 1..=100, 9, true);
+        let common: Vec<_> = (1..).zip(&losses).filter(|(_, loss)| matches!(loss, Loss::Common(_))).collect();
+        assert_eq!(common.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [51], "51 of 100, all of whom are back");
+        assert!(losses[51..].iter().all(|loss| *loss == Loss::OneMore));
+    }
+
+    #[test]
+    fn losses_that_come_one_after_the_other_are_waited_for_until_a_second_after_the_first() {
+        let settings = Settings::default();
+        let mut liveness = with_sessions(100);
+        let losses = lose_all(&mut liveness, 1..=50, 15, false);
+        let until = |n: usize| match &losses[n - 1] {
+            Loss::Gathering { since, until } => Some((since.as_millis(), until.as_millis())),
+            Loss::Single | Loss::Common(_) | Loss::OneMore => None,
+        };
+        assert_eq!(until(7), None, "seven are too few");
+        let gap = settings.common_loss_gap.as_millis() as i64;
+        assert_eq!(until(8), Some((15, 8 * 15 + gap)));
+        assert_eq!(until(50), Some((15, (50 * 15 + gap).min(15 + 1000))));
+        assert!(matches!(lose_all(&mut liveness, 51..=51, 15, false)[0], Loss::Common(_)));
+    }
+
+    #[test]
+    fn what_is_counted_of_losses_is_what_there_is() {
+        let settings = Settings::default();
+        let mut liveness = with_sessions(40);
+        let mut dice = 7_u64;
+        let mut at = 0;
+        for session in 100..5100_u64 {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (node, what) = (NodeId::new((dice >> 33) % 40 + 1), (dice >> 50) % 8);
+            at += ((dice >> 40) % 40) as i64;
+            match (what, liveness.session(node)) {
+                (0, _) => liveness.removed(node),
+                (1..=4, Some(open)) => {
+                    liveness.ended(node, open, LOST, Timestamp::from_millis(at), &settings);
+                }
+                (5, Some(open)) => {
+                    liveness.ended(node, open, Ending::Replaced, Timestamp::from_millis(at), &settings);
+                }
+                _ => drop(liveness.opened(node, SessionId::new(session))),
+            }
+            let losses = &liveness.losses;
+            assert_eq!(losses.nodes.values().sum::<usize>(), losses.recent.len());
+            let back = losses.nodes.keys().filter(|node| liveness.has_session(**node)).count();
+            assert_eq!(losses.back, back, "session {session}");
+        }
     }
 }

@@ -26,6 +26,9 @@ pub struct Settings {
     pub common_loss_sessions: usize,
     /// 1 s.
     pub common_loss_window: Duration,
+    /// While at least `common_loss_sessions` were lost within the window and the last of them is no older than this, more are waited for
+    /// before anybody is convicted by a lost stream; never longer than the window. 200 ms.
+    pub common_loss_gap: Duration,
     /// How long a node's home region must have been stable before routers are chosen by it. 60 s.
     pub home_stable: Duration,
     /// How long before a router's key ends there is a warning, the longest first. 7 days and 1 day.
@@ -50,6 +53,7 @@ impl Default for Settings {
             login_timeout: Duration::from_secs(3600),
             common_loss_sessions: 8,
             common_loss_window: Duration::from_secs(1),
+            common_loss_gap: Duration::from_millis(200),
             home_stable: Duration::from_secs(60),
             key_warnings: [7, 1].map(|days| Duration::from_secs(days * 86_400)).to_vec(),
             max_logins: 10_000,

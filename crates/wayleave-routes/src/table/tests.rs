@@ -270,6 +270,32 @@ fn a_common_loss_moves_nobody() {
 }
 
 #[test]
+fn who_was_lost_first_is_not_judged_before_the_last_of_so_many_is_known_of() {
+    let mut story = Story::with_routers(2);
+    let since = story.now;
+    story.lost(1);
+    for _ in 0..6 {
+        story.wait(ms(120));
+        let until = (story.now + ms(200)).min(since + ms(1000));
+        story.send(Input::LossesGather { since, until });
+    }
+    assert_eq!((story.primary(), story.now - ms(720)), (Some(1), since), "720 ms after its loss");
+    story.wait(ms(199));
+    assert_eq!(story.primary(), Some(1));
+    story.wait(ms(1));
+    assert_eq!(story.primary(), Some(2), "no more came");
+    story.up(1);
+    story.wait(ms(5000));
+    // Who was lost before them is none of them.
+    story.lost(2);
+    story.wait(ms(1));
+    let (since, until) = (story.now, story.now + ms(1000));
+    story.send(Input::LossesGather { since, until });
+    story.wait(ms(499));
+    assert_eq!(story.primary(), Some(1), "500 ms after its loss");
+}
+
+#[test]
 fn exits_are_never_elected() {
     let mut story = Story::new();
     story.joins(1);

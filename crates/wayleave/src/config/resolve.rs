@@ -353,6 +353,8 @@ fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError>
         home_stable: read.duration("routes.home_stable")?,
         key_warnings: key_warnings(read)?,
         common_loss_sessions: read.number("routes.common_loss_sessions")?,
+        common_loss_window: read.duration("routes.common_loss_window")?,
+        common_loss_gap: read.duration("routes.common_loss_gap")?,
         max_routes_per_node: read.number("nodes.max_routes")?,
         ..defaults
     })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -27,6 +28,7 @@ use crate::imported_keys::SlowHashes;
 use crate::keys::{self, KeyFileError};
 use crate::listener::Secure;
 use crate::options::{Options, OwnDerp};
+use crate::own_thread::OwnThread;
 use crate::policy_file::{self, PolicyFileError};
 use crate::relay::Members;
 use crate::tls::{self, TlsError};
@@ -123,6 +125,9 @@ pub enum StartError {
     /// The certificate can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The system gives no thread for the control loop.
+    #[error("cannot start the thread of the control loop; see the limits on threads and memory of this process")]
+    Thread(#[source] std::io::Error),
     /// An address can't be listened at.
     #[error("cannot listen at {address} ({key}): {hint}")]
     Listen {
@@ -166,6 +171,8 @@ pub struct Server {
     app: Arc<App>,
     tasks: JoinSet<()>,
     address: Option<SocketAddr>,
+    /// Where the control loop and the probes run, if not where all else does.
+    apart: Option<OwnThread>,
     _folder: DataDir,
 }
 
@@ -176,19 +183,29 @@ impl Server {
     ///
     /// The data folder, a key, the database, a certificate or an address can't be used.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        Self::start_at(options, Clock::default(), None::<TcpListener>).await
+        let apart = OwnThread::start().map_err(StartError::Thread)?;
+        let on = apart.handle().clone();
+        let mut server = Self::start_on(options, Clock::default(), None::<TcpListener>, &on).await?;
+        server.apart = Some(apart);
+        Ok(server)
     }
 
     /// Starts a server that goes by this clock, and serves what comes here beside what the options say, as it does on `listen`.
-    /// Nothing of it runs if this fails.
+    /// Nothing of it runs if this fails. All of it runs on the caller's runtime, whose time may be a simulated one.
     ///
     /// # Errors
     ///
     /// The data folder, a key, the database, a certificate or an address can't be used.
-    pub async fn start_at<L: Listener>(
+    pub async fn start_at<L: Listener>(options: Options, clock: Clock, more: Option<L>) -> Result<Self, StartError> {
+        Self::start_on(options, clock, more, &Handle::current()).await
+    }
+
+    /// The control loop and the probes run `on` that runtime, all else on the caller's.
+    async fn start_on<L: Listener>(
         mut options: Options,
         clock: Clock,
         more: Option<L>,
+        on: &Handle,
     ) -> Result<Self, StartError> {
         let folder = DataDir::take(&options.data_dir)?;
         let key = keys::load_or_make(&folder.file("noise.key"))?;
@@ -207,7 +224,7 @@ impl Server {
         let store = Store::open(&folder.file("wayleave.db")).await?;
         let file = options.policy_file.as_deref();
         let policy = file.and_then(|path| policy_file::read(path).ok());
-        let control = Control::start(store, options.tailnet.clone(), clock, policy).await?;
+        let control = Control::start(store, options.tailnet.clone(), clock, policy, on).await?;
         let policy_fault = match file {
             Some(path) => take_in_policy(&control, path).await?,
             None => None,
@@ -280,9 +297,9 @@ impl Server {
         tasks.spawn(guard::watch(Arc::clone(&app)));
         tasks.spawn(follow_deletions(Arc::clone(&app)));
         tasks.spawn(prune_history(Arc::clone(&app)));
-        probe::start(&app, &mut tasks);
+        probe::start(&app, &mut tasks, on);
         tasks.spawn(crate::webhook::call(Arc::clone(&app)));
-        Ok(Self { app, tasks, address, _folder: folder })
+        Ok(Self { app, tasks, address, apart: None, _folder: folder })
     }
 
     /// Where clients are served.

@@ -8,22 +8,26 @@
 //!
 //! One plan is in flight at a time; events and deadlines go on meanwhile, so a stuck database stops no failover. What is already
 //! waiting in the inbox is taken in before a deadline is looked at: a sign of life that has arrived counts, however late the
-//! loop is. Facts that are in force already are written behind, in batches, never more than one at a time.
+//! loop is. The loop has a thread of its own (`own_thread`), beside those of the sessions. Facts that are in force already are written behind, in batches, never more than one at a time.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use wayleave_model::{NodeId, Prefix, RouteId};
 use wayleave_policy::PolicyError;
-use wayleave_routes::{Group, Judgement};
+use wayleave_routes::Group;
 use wayleave_store::{Soft, Store, StoreError};
 use wayleave_tailnet::{
     Command, Committed, Effect, Event, HistoryEntry, Outcome, Plan, PolicyRow, Refusal, Settings, Snapshot, Tailnet,
 };
 
+mod words;
+
+use self::words::{log, log_history};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Operation};
 
@@ -49,6 +53,7 @@ pub enum CommandError {
 }
 
 type Committing = (JoinHandle<Result<Committed, StoreError>>, Option<Reply>);
+type Writing = JoinHandle<Result<(), StoreError>>;
 type Reply = oneshot::Sender<Result<Outcome, CommandError>>;
 type Question = Box<dyn FnOnce(&Tailnet) + Send>;
 
@@ -73,7 +78,8 @@ pub struct Control {
 impl Control {
     /// Loads a tailnet from its store, and starts the loop that owns it.
     ///
-    /// `policy` is the policy where its home is a file: it is served where the stored one is none (any more).
+    /// `policy` is the policy where its home is a file: it is served where the stored one is none (any more). The loop runs `on` that
+    /// runtime, and waits for the store on the caller's.
     ///
     /// # Errors
     ///
@@ -83,6 +89,7 @@ impl Control {
         settings: Settings,
         clock: Clock,
         policy: Option<String>,
+        on: &Handle,
     ) -> Result<Self, LoadError> {
         let mut loaded = store.load().await?;
         let now = clock.now();
@@ -105,6 +112,7 @@ impl Control {
         metrics.picture(tailnet.snapshot().version);
         let mut work = Loop {
             tailnet,
+            workers: Handle::current(),
             store: store.clone(),
             clock: clock.clone(),
             publish,
@@ -118,7 +126,7 @@ impl Control {
             metrics: Arc::clone(&metrics),
         };
         work.run_effects(started);
-        tokio::spawn(work.run(inputs));
+        on.spawn(work.run(inputs));
         Ok(Self { inbox, snapshots, effects, store, clock, metrics })
     }
 
@@ -217,6 +225,8 @@ struct Behind {
 
 struct Loop {
     tailnet: Tailnet,
+    /// Where the store is waited for: what it leaves behind for later must outlive the loop.
+    workers: Handle,
     store: Store,
     clock: Clock,
     publish: watch::Sender<Arc<Snapshot>>,
@@ -229,7 +239,7 @@ struct Loop {
     on_its_way: Behind,
     /// Set after a failure.
     not_before: Option<tokio::time::Instant>,
-    writing: Option<JoinHandle<Result<(), StoreError>>>,
+    writing: Option<Writing>,
     metrics: Arc<Metrics>,
 }
 
@@ -311,7 +321,7 @@ impl Loop {
                 }
                 Ok(plan) => {
                     self.committing =
-                        Some((tokio::spawn(commit(self.store.clone(), plan, Arc::clone(&self.metrics))), reply))
+                        Some((self.workers.spawn(commit(self.store.clone(), plan, Arc::clone(&self.metrics))), reply))
                 }
             }
         }
@@ -359,14 +369,18 @@ impl Loop {
         self.not_before = None;
         let facts = self.take_behind();
         if !facts.is_empty() {
-            let (store, metrics) = (self.store.clone(), Arc::clone(&self.metrics));
-            self.writing = Some(tokio::spawn(async move {
-                let started = std::time::Instant::now();
-                let done = store.write_behind(facts).await;
-                metrics.stored(Operation::WriteBehind, started.elapsed(), done.is_err());
-                done
-            }));
+            self.writing = Some(self.write(facts));
         }
+    }
+
+    fn write(&self, facts: Vec<Soft>) -> Writing {
+        let (store, metrics) = (self.store.clone(), Arc::clone(&self.metrics));
+        self.workers.spawn(async move {
+            let started = std::time::Instant::now();
+            let done = store.write_behind(facts).await;
+            metrics.stored(Operation::WriteBehind, started.elapsed(), done.is_err());
+            done
+        })
     }
 
     fn take_behind(&mut self) -> Vec<Soft> {
@@ -404,16 +418,16 @@ impl Loop {
     /// Makes durable what is in force, and answers what still waits.
     async fn finish(&mut self) {
         if let Some((commit, reply)) = self.committing.take() {
-            let done = commit.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            let done = finished(commit).await;
             self.committed((done, reply));
         }
         self.waiting.clear();
         if let Some(writing) = self.writing.take() {
-            let done = writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            let done = finished(writing).await;
             self.written(done);
         }
         let facts = self.take_behind();
-        let done = self.store.write_behind(facts).await;
+        let done = finished(self.write(facts)).await;
         self.written(done);
     }
 
@@ -459,15 +473,27 @@ async fn commit(store: Store, plan: Plan, metrics: Arc<Metrics>) -> Result<Commi
 
 async fn joined(slot: &mut Option<Committing>) -> (Result<Committed, StoreError>, Option<Reply>) {
     let Some((handle, _)) = slot else { return std::future::pending().await };
-    let done = handle.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    let done = finished(handle).await;
     (done, slot.take().and_then(|(_, reply)| reply))
 }
 
-async fn written(slot: &mut Option<JoinHandle<Result<(), StoreError>>>) -> Result<(), StoreError> {
+async fn written(slot: &mut Option<Writing>) -> Result<(), StoreError> {
     let Some(handle) = slot else { return std::future::pending().await };
-    let done = handle.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    let done = finished(handle).await;
     *slot = None;
     done
+}
+
+/// What a task came to. It panics as the task did; one that was cancelled is never finished: its runtime is gone, and with it all who
+/// could ask.
+async fn finished<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
+    match task.await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 async fn until(deadline: Option<tokio::time::Instant>) {
@@ -486,19 +512,6 @@ fn answer(reply: Option<Reply>, result: Result<Outcome, CommandError>) {
     }
 }
 
-/// A line of the history that was committed. Moves are logged where they happen.
-fn log_history(entry: &HistoryEntry, tailnet: &Tailnet) {
-    let node = entry.node.and_then(|id| tailnet.registry().node(id));
-    tracing::info!(
-        route.prefix = entry.prefix.map(|prefix| tailnet.sites().show(&prefix)),
-        node.name = node.map(|node| node.given_name.to_string()),
-        cause = entry.event.cause(),
-        evidence = Some(entry.evidence_text()).filter(|text| !text.is_empty()),
-        "route {}",
-        entry.event
-    );
-}
-
 /// What the store holds can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -510,88 +523,4 @@ pub enum LoadError {
         "the policy in the database is not valid for this version, and nothing else is put in its place; name a file with one that is by `policy.file`:\n{0}"
     )]
     Policy(#[from] PolicyError),
-}
-
-/// One line for what an operator cares about, in the words of the CLI and the API.
-fn log(effect: &Effect, tailnet: &Tailnet) {
-    let name = |node: NodeId| match tailnet.registry().node(node) {
-        Some(node) => node.given_name.to_string(),
-        None => format!("node {node}"),
-    };
-    match effect {
-        Effect::PrimaryChanged(change) => tracing::info!(
-            route.prefix = %tailnet.sites().show(&change.prefix),
-            from = %change.from.map_or_else(|| "nobody".to_owned(), name),
-            to = %change.to.map_or_else(|| "nobody".to_owned(), name),
-            because = %change.because,
-            "primary changed"
-        ),
-        Effect::SteeredChanged(change) => tracing::info!(
-            route.prefix = %tailnet.sites().show(&change.prefix),
-            via = %change.group.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-            from = %change.from.map_or_else(|| "nobody".to_owned(), name),
-            to = %change.to.map_or_else(|| "nobody".to_owned(), name),
-            because = %change.because,
-            "primary of a group changed"
-        ),
-        Effect::FellBack { prefix, group, fallen_back } => {
-            let via = group.as_ref().map(|group| group.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
-            if *fallen_back {
-                tracing::warn!(route.prefix = %prefix, via, "every router is down: those who have a wider prefix to use do without this one");
-            } else {
-                tracing::info!(route.prefix = %prefix, via, "a router is steady: the prefix is back");
-            }
-        }
-        Effect::KeyExpires { node, at } => tracing::warn!(
-            node.id = %node,
-            node.name = %name(*node),
-            expires_at = %at,
-            "the key of a router ends soon: its routes go then, unless it logs in again or `wayleave nodes expire --never` is said"
-        ),
-        Effect::PolicyChanged(revision) => tracing::info!(policy.revision = revision, "policy changed"),
-        Effect::Judged(Judgement { node, prefix, verdict }) => {
-            let is_router = tailnet.routes().rows_of(*node).next().is_some();
-            if is_router {
-                tracing::info!(
-                    node.id = %node,
-                    node.name = %name(*node),
-                    route.prefix = prefix.map(|prefix| prefix.to_string()),
-                    cause = %verdict.cause(),
-                    "router {}",
-                    verdict.word()
-                );
-            }
-        }
-        Effect::AskWitnesses(node) => {
-            tracing::debug!(node.id = %node, node.name = %name(*node), "the witnesses of a router are asked");
-        }
-        Effect::NodeDown(node, cause) => {
-            if tailnet.routes().rows_of(*node).next().is_some() {
-                tracing::info!(node.id = %node, node.name = %name(*node), %cause, "router down");
-            } else {
-                tracing::debug!(node.id = %node, node.name = %name(*node), %cause, "node down");
-            }
-        }
-        Effect::NodeUp(node) => {
-            if tailnet.routes().rows_of(*node).next().is_some() {
-                tracing::info!(node.id = %node, node.name = %name(*node), "router up");
-            } else {
-                tracing::debug!(node.id = %node, node.name = %name(*node), "node up");
-            }
-        }
-        Effect::Flapping(node) => tracing::warn!(node.id = %node, node.name = %name(*node), "node is flapping"),
-        Effect::CommonLoss(nodes) => tracing::warn!(
-            sessions = nodes.len(),
-            "so many sessions were lost at once that it is this server's side; routes stay where they are"
-        ),
-        Effect::NodeGone(node) => tracing::info!(node.id = %node.id, node.name = %node.given_name, "node deleted"),
-        Effect::LoginSettled(_) => tracing::debug!("login answered"),
-        Effect::SshCheckSettled(_) => tracing::debug!("a shell's check was answered or given up"),
-        Effect::History(_)
-        | Effect::NodeRow(_)
-        | Effect::RouteRow(_)
-        | Effect::SeatRow(..)
-        | Effect::FlapRow(_)
-        | Effect::Propose(_) => {}
-    }
 }

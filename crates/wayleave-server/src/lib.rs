@@ -29,6 +29,7 @@ pub mod meter;
 pub mod metrics;
 pub mod noise_stream;
 pub mod options;
+mod own_thread;
 pub mod policy_file;
 mod probe;
 mod relay;

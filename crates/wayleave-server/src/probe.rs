@@ -9,7 +9,8 @@
 //!
 //! Each router is asked about in a task of its own, so that what is known of one never waits for another. A question waits in the queue of
 //! a session like a map does, and is dropped where that is full, so questions never starve maps; how many are asked in a second is
-//! bounded. The tasks end with the server.
+//! bounded. The tasks end with the server. They run where the control loop does, apart from sessions; echoes run beside the sessions, so
+//! that they are late when those are: an answer that nobody has read yet is none that was not given.
 
 mod echo;
 mod hold;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use wayleave_model::NodeId;
@@ -35,17 +37,17 @@ pub(crate) use path::run_check;
 pub(crate) use witnesses::Witnesses;
 
 /// Starts all that asks by itself.
-pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
+pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>, on: &Handle) {
     let acts = |kind| app.options.tailnet.routes.judging.mode(kind) != Mode::Off;
-    tasks.spawn(hold::follow(Arc::clone(app)));
+    tasks.spawn_on(hold::follow(Arc::clone(app)), on);
     if acts(Kind::Probe) {
-        tasks.spawn(rounds(Arc::clone(app)));
+        tasks.spawn_on(rounds(Arc::clone(app)), on);
     }
     if acts(Kind::Echo) {
         tasks.spawn(echo::echoes(Arc::clone(app)));
     }
     if acts(Kind::Path) {
-        tasks.spawn(path::checks(Arc::clone(app)));
+        tasks.spawn_on(path::checks(Arc::clone(app)), on);
     }
 }
 

@@ -34,26 +34,35 @@ pub fn full(
 ) -> Option<MapResponse> {
     let me = snapshot.node(viewer)?;
     let mut profiles = BTreeMap::new();
-    let mut add_profile = |profile: UserProfile| drop(profiles.insert(profile.id, profile));
-    add_profile(profile_of(&me.node.owner, snapshot));
     let mut all = Vec::with_capacity(snapshot.nodes.len());
     for (_, peer, told) in peers(snapshot, me) {
-        add_profile(profile_of(&peer.node.owner, snapshot));
+        add_profile(&mut profiles, peer, snapshot);
         all.push(Arc::clone(&cache.peer(peer, &told, &shared.base_domain).json));
     }
-    Some(MapResponse {
+    Some(MapResponse { peers: Some(all), ..around(snapshot, shared, me, profiles, now) })
+}
+
+/// A full map but for the peers, whose owners' profiles are given.
+pub(crate) fn around(
+    snapshot: &Snapshot,
+    shared: &Shared,
+    me: &NodeView,
+    mut profiles: BTreeMap<u64, UserProfile>,
+    now: Timestamp,
+) -> MapResponse {
+    add_profile(&mut profiles, me, snapshot);
+    MapResponse {
         node: Some(Box::new(own_node(snapshot, me, &shared.base_domain))),
         derp_map: Some(Arc::clone(&shared.derp_map)),
-        peers: Some(all),
         dns_config: Some(dns_of(snapshot, shared, me)),
         domain: shared.base_domain.clone(),
         collect_services: Some(false),
-        packet_filter: Some(filter_to_wire(&snapshot.policy.filter(viewer))),
+        packet_filter: Some(filter_to_wire(&snapshot.policy.filter(me.node.id))),
         ssh_policy: own_ssh(snapshot, me),
         user_profiles: profiles.into_values().collect(),
         control_time: Some(now),
         ..MapResponse::default()
-    })
+    }
 }
 
 /// Everything that a viewer sees, for one that was told of an older snapshot which is too old to compare with.

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use wayleave_model::{NodeId, Timestamp, UserId};
 use wayleave_policy::FilterRule;
-use wayleave_tailnet::{NodeView, Snapshot};
+use wayleave_tailnet::Snapshot;
 use wayleave_wire::CapabilityVersion;
 use wayleave_wire::control::MapResponse;
 
 use crate::cache::PeerCache;
 use crate::delta::{Shared, delta, full_again, own_ssh};
-use crate::view::takes_every_route;
+use crate::view::{is_its_own, takes_every_route};
 
 /// Steps that are kept. Viewers come from few pictures at a time: from the newest, and those that are written to from one or two before.
 const STEPS: usize = 64;
@@ -160,11 +160,6 @@ impl<T> Step<T> {
         };
         Some((kind, filter))
     }
-}
-
-/// Whether what a viewer is told of others depends on more than its class: its own prefixes come into it, or it is told nothing.
-fn is_its_own(viewer: &NodeView) -> bool {
-    viewer.expired || !viewer.approved.is_empty() || !viewer.primary.is_empty()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

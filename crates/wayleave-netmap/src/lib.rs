@@ -2,7 +2,8 @@
 //!
 //! A view is a function of a [`Snapshot`](wayleave_tailnet::Snapshot) and a viewer. A viewer is brought from one snapshot to a newer one
 //! by [`delta()`], which looks only at the nodes that changed between the two, or anew by [`full()`]. What came out is told in one frame,
-//! so a route that moves is never on two peers nor on none. What many viewers are told alike is made and encoded once ([`Fan`]).
+//! so a route that moves is never on two peers nor on none. What many viewers are told alike is made and encoded once: of changes
+//! by [`Fan`], of full maps by [`Pieces`].
 //!
 //! This crate never decides: who is primary comes from the route table, who may see whom from the policy.
 
@@ -13,6 +14,7 @@ mod dns;
 mod encode;
 mod explain;
 mod fan;
+mod pieces;
 #[cfg(test)]
 mod rig;
 mod to_wire;
@@ -25,5 +27,6 @@ pub use dns::host_name;
 pub use encode::{Encoder, frame};
 pub use explain::{Reach, reach, viewers_of};
 pub use fan::Fan;
+pub use pieces::Pieces;
 pub use to_wire::{TAGGED_DEVICES, filter_to_wire, profile_of as owner_profile, ssh_to_wire};
 pub use view::{Told, peers, told};

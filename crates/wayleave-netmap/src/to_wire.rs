@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use wayleave_model::{Hostinfo, Owner, Prefix, Service, User};
+use wayleave_model::{Hostinfo, Owner, Prefix, Service, User, UserId};
 use wayleave_policy::{FilterRule as Rule, Sources, SshRule};
 use wayleave_tailnet::{NodeView, Snapshot};
 use wayleave_wire::control::{
@@ -126,10 +126,15 @@ fn hostinfo(hostinfo: &Hostinfo) -> PeerHostinfo {
 
 /// The profile of a node's owner, to be told no later than the node itself.
 pub fn profile_of(owner: &Owner, snapshot: &Snapshot) -> UserProfile {
-    match owner.user().and_then(|id| snapshot.users.get(&id)) {
+    profile_of_user(owner.user(), snapshot)
+}
+
+/// The profile of a user; `None`: of what is tagged.
+pub(crate) fn profile_of_user(user: Option<UserId>, snapshot: &Snapshot) -> UserProfile {
+    match user.and_then(|id| snapshot.users.get(&id)) {
         Some(user) => profile(user),
         None => UserProfile {
-            id: user_of(owner),
+            id: user.map_or(TAGGED_DEVICES, UserId::get),
             login_name: "tagged-devices".to_owned(),
             display_name: "Tagged Devices".to_owned(),
             profile_pic_url: String::new(),

@@ -28,6 +28,12 @@ pub fn told(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> Option<T
     if viewer_id == peer_id || viewer.expired || !snapshot.policy.sees(viewer_id, peer_id) {
         return None;
     }
+    Some(told_as_seen(snapshot, viewer, peer))
+}
+
+/// What a viewer is told of the routes of a peer that is on its map, or would be if it were not itself.
+pub(crate) fn told_as_seen(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> Told {
+    let (viewer_id, peer_id) = (viewer.node.id, peer.node.id);
     let primary: BTreeSet<Prefix> = subnets(snapshot, viewer, peer).collect();
     let mut routes = primary.clone();
     // Both halves of an exit, or neither: a client takes a peer with one half for no exit at all (protocol.md 4.4).
@@ -40,7 +46,7 @@ pub fn told(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> Option<T
     let attributes = snapshot.policy.attributes(peer_id);
     let suggested_exit = routes.contains(&Prefix::EXIT_V4) && attributes.contains_key(SUGGESTED_EXIT);
     let no_ipv4 = attributes.contains_key(NO_IPV4) && peer.node.addresses.v6.is_some();
-    Some(Told { routes, primary, suggested_exit, no_ipv4 })
+    Told { routes, primary, suggested_exit, no_ipv4 }
 }
 
 /// The prefixes that a viewer reaches through a peer.
@@ -107,6 +113,11 @@ pub(crate) fn instead(snapshot: &Snapshot, viewer: &NodeView, offer: &Offer) -> 
 /// The official Rust client has no switch for exits: a default route of any peer would become its own (protocol.md 13).
 pub(crate) fn takes_every_route(viewer: &NodeView) -> bool {
     viewer.node.hostinfo.app.starts_with("tailscale-rs") || viewer.node.hostinfo.client_version.contains("tailscale-rs")
+}
+
+/// Whether what a viewer is told of others depends on more than its class: its own prefixes come into it, or it is told nothing.
+pub(crate) fn is_its_own(viewer: &NodeView) -> bool {
+    viewer.expired || !viewer.approved.is_empty() || !viewer.primary.is_empty()
 }
 
 /// All peers of a viewer, in the order of their ids.

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use wayleave_derp::Relay;
-use wayleave_netmap::{Fan, PeerCache, Shared};
+use wayleave_netmap::{Fan, PeerCache, Pieces, Shared};
 use wayleave_store::{OpenError, Store};
 use wayleave_tailnet::{Effect, Event, LoginToken};
 use wayleave_wire::PrivateKey;
@@ -47,6 +47,7 @@ pub(crate) struct App {
     pub(crate) witnesses: probe::Witnesses,
     pub(crate) cache: PeerCache,
     pub(crate) fan: Fans,
+    pub(crate) pieces: Pieces,
     pub(crate) relay: Option<Relay>,
     /// The Noise key.
     pub(crate) key: PrivateKey,
@@ -248,6 +249,7 @@ impl Server {
             sessions: Sessions::default(),
             cache: PeerCache::default(),
             fan: Fans::default(),
+            pieces: Pieces::default(),
             relay,
             key,
             stop: CancellationToken::new(),

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use wayleave_model::{NodeId, OnWithdraw, Prefix, Spread, WhenDown};
-use wayleave_netmap::{peers, told};
+use wayleave_netmap::{Encoder, full, peers, told};
 use wayleave_routes::{Because, Rank};
 
 use crate::steps::Step;
@@ -24,6 +25,9 @@ pub fn hold(world: &mut World, step: &Step) {
     if world.steps.is_multiple_of(8) {
         for_each_viewer_a_prefix_is_on_at_most_one_peer(world);
         an_event_concerns_only_prefixes_of_its_node(world, step);
+    }
+    if world.steps.is_multiple_of(5) {
+        pieces_say_what_the_full_map_says(world);
     }
     if world.steps.is_multiple_of(4) {
         deltas_add_up_to_the_full_map(world);
@@ -195,6 +199,25 @@ fn deltas_add_up_to_the_full_map(world: &mut World) {
         world.viewer = Some(viewer);
     } else {
         world.connect_viewer();
+    }
+}
+
+/// 9, for full maps that are put together from pieces.
+fn pieces_say_what_the_full_map_says(world: &mut World) {
+    let snapshot = world.tailnet.snapshot().clone();
+    let mut encoder = Encoder::new().unwrap();
+    for viewer in snapshot.nodes.values() {
+        let (at, node) = ((&snapshot, &*world.shared), viewer.node.id);
+        let parts = world.pieces.frame(at, &world.cache, node, world.now, &mut encoder).unwrap();
+        let Some(parts) = parts else {
+            assert!(viewer.expired, "{node} is told something");
+            continue;
+        };
+        let frame = parts.concat();
+        assert_eq!(frame[..4], u32::try_from(frame.len() - 4).unwrap().to_le_bytes(), "{node}");
+        let map: Value = serde_json::from_slice(&zstd::decode_all(&frame[4..]).unwrap()).unwrap();
+        let whole = full(&snapshot, &world.shared, &world.cache, node, world.now).unwrap();
+        assert_eq!(map, serde_json::to_value(whole).unwrap(), "{node}");
     }
 }
 

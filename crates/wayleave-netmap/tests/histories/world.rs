@@ -8,7 +8,7 @@ use wayleave_model::{
     Approver, Change, DiscoKey, Endpoint, EndpointKind, Failback, Hostinfo, MachineKey, NetInfo, Node, NodeId, NodeKey,
     OnWithdraw, Prefix, PrefixChange, Route, RouteId, SessionId, Spread, Tag, Timestamp, UserId, WhenDown,
 };
-use wayleave_netmap::{PeerCache, Shared};
+use wayleave_netmap::{PeerCache, Pieces, Shared};
 use wayleave_routes::{Cause, PrimaryChange};
 use wayleave_tailnet::{
     ApproveMode, Command, Effect, Ending, Event, Loaded, LoginToken, NewAuthKey, Outcome, Registration, Report,
@@ -45,6 +45,7 @@ pub struct World {
     pub viewer: Option<Viewer>,
     pub shared: Arc<Shared>,
     pub cache: PeerCache,
+    pub pieces: Pieces,
     pub seed: u64,
     pub steps: usize,
     sessions: u64,
@@ -83,6 +84,7 @@ impl World {
                 derp_map: Arc::default(),
             }),
             cache: PeerCache::default(),
+            pieces: Pieces::new(2),
             seed,
             steps: 0,
             sessions: 0,
@@ -419,6 +421,8 @@ impl World {
             ..self.loaded.clone()
         };
         self.tailnet = Tailnet::new(settings(), loaded, self.now).unwrap();
+        // Pictures are numbered anew.
+        self.pieces = Pieces::new(2);
         self.open.clear();
         self.reference.restarts(&primaries, self.now.as_millis());
         self.tell(Event::Started);

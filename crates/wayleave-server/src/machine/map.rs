@@ -78,8 +78,8 @@ pub(super) async fn map(connection: Arc<Connection>, body: &[u8], authority: Str
         return reply(&mut respond, Reply::empty(StatusCode::OK));
     }
     let shared = app.shared();
-    let map = wayleave_netmap::full(&snapshot, &shared, &app.cache, node, app.control.clock().now());
-    one_frame(map.as_ref(), request.zstd, respond);
+    let now = app.control.clock().now();
+    one_frame(encoding::full(app, (&snapshot, &shared), node, now, request.zstd), respond);
 }
 
 /// Tells a client whose node is gone that its key has expired. Any error would make it ask again for ever, in silence
@@ -119,15 +119,16 @@ fn deleted(connection: &Connection, key: NodeKey, zstd: bool, respond: SendRespo
         packet_filter: Some(Arc::from([])),
         ..MapResponse::default()
     };
-    one_frame(Some(&map), zstd, respond);
+    one_frame(encoding::frame(&map, zstd).map(|frame| vec![frame]), respond);
 }
 
-fn one_frame(map: Option<&MapResponse>, zstd: bool, mut respond: SendResponse<Bytes>) {
-    let Some(frame) = map.and_then(|map| encoding::frame(map, zstd)) else {
+fn one_frame(parts: Option<Vec<Bytes>>, mut respond: SendResponse<Bytes>) {
+    let Some(parts) = parts else {
         return reply(&mut respond, Reply::empty(StatusCode::INTERNAL_SERVER_ERROR));
     };
     if let Ok(mut stream) = respond.send_response(Response::new(()), false) {
+        let sent = parts.into_iter().try_for_each(|part| stream.send_data(part, false));
         // A client that has gone away needs none.
-        drop(stream.send_data(frame, true));
+        drop(sent.and_then(|()| stream.send_data(Bytes::new(), true)));
     }
 }

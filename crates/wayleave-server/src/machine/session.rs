@@ -110,22 +110,23 @@ impl Session<'_> {
                 return self.farewell(base).await;
             }
             let now = self.app.control.clock().now();
-            let (next, cache) = ((&*snapshot, &*shared), &self.app.cache);
+            let next = (&*snapshot, &*shared);
             let encode = |map: &MapResponse| encoding::frame(map, self.zstd).ok_or(Cause::StreamEnded);
-            let frame = match &base {
+            let parts = match &base {
                 Some((old, old_shared)) => {
                     let fan = if self.zstd { &self.app.fan.compressed } else { &self.app.fan.plain };
-                    fan.bring((old, old_shared), next, cache, self.node, now, encode)
+                    let told = fan.bring((old, old_shared), next, &self.app.cache, self.node, now, encode);
+                    told.map(|frame| frame.map(|frame| vec![frame]))
                 }
-                None => full(&snapshot, &shared, cache, self.node, now).as_ref().map(encode).transpose(),
+                None => encoding::full(self.app, next, self.node, now, self.zstd).ok_or(Cause::StreamEnded).map(Some),
             };
             let version = snapshot.version;
             let before = base.replace((snapshot, shared)).map(|(old, _)| old.version);
-            match frame {
+            match parts {
                 Ok(None) => {}
-                Ok(Some(frame)) => {
+                Ok(Some(parts)) => {
                     let kind = if before.is_some() { Frame::Delta } else { Frame::Full };
-                    if let Err(cause) = self.write(frame, kind).await {
+                    if let Err(cause) = self.write(parts, kind).await {
                         return End::Lost(cause);
                     }
                     if let Some(before) = before {
@@ -197,14 +198,22 @@ impl Session<'_> {
     /// Encodes and sends one frame. Returns what ended the stream if it did.
     async fn send(&mut self, map: &MapResponse, kind: Frame) -> Result<(), Cause> {
         let Some(frame) = encoding::frame(map, self.zstd) else { return Err(Cause::StreamEnded) };
-        self.write(frame, kind).await
+        self.write(vec![frame], kind).await
     }
 
-    /// Sends one frame, whole. Returns what ended the stream if it did.
-    async fn write(&mut self, mut frame: Bytes, kind: Frame) -> Result<(), Cause> {
-        let whole = frame.len() as u64;
-        while !frame.is_empty() {
-            self.stream.reserve_capacity(frame.len());
+    /// Sends one frame, whole: its parts one after the other. Returns what ended the stream if it did.
+    async fn write(&mut self, parts: Vec<Bytes>, kind: Frame) -> Result<(), Cause> {
+        let before = self.sent;
+        for part in parts {
+            self.write_part(part).await?;
+        }
+        self.app.control.metrics().frame(kind, self.sent - before);
+        Ok(())
+    }
+
+    async fn write_part(&mut self, mut rest: Bytes) -> Result<(), Cause> {
+        while !rest.is_empty() {
+            self.stream.reserve_capacity(rest.len());
             let capacity = std::future::poll_fn(|cx| self.stream.poll_capacity(cx));
             let patience = self.app.options.limits.stuck;
             let capacity = match tokio::time::timeout(patience, capacity).await {
@@ -217,7 +226,7 @@ impl Session<'_> {
                     return Err(Cause::StreamEnded);
                 }
             };
-            let part = frame.split_to(capacity.min(frame.len()));
+            let part = rest.split_to(capacity.min(rest.len()));
             if part.is_empty() {
                 continue;
             }
@@ -225,7 +234,6 @@ impl Session<'_> {
             self.stream.send_data(part, false).map_err(|_| Cause::ConnectionClosed)?;
             self.sent += length;
         }
-        self.app.control.metrics().frame(kind, whole);
         Ok(())
     }
 }

@@ -1,5 +1,4 @@
-//! The invariants of design.md 6, one function each, in their order. The twelfth, on witnesses, belongs to what probes find out and is not
-//! among them.
+//! The invariants of design.md 6, one function each, in their order.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +12,7 @@ use crate::world::{World, elected};
 
 /// After every step.
 pub fn hold(world: &mut World, step: &Step) {
+    a_live_router_keeps_its_prefixes_without_control(world);
     at_most_one_primary_for_a_prefix(world);
     a_primary_can_serve(world);
     no_prefix_is_left_on_a_worse_router_while_another_is_steady(world);
@@ -251,4 +251,13 @@ fn what_was_acknowledged_is_stored(world: &World) {
     }
     assert_eq!(world.tailnet.registry().node_count(), world.nodes.len());
     assert_eq!(world.tailnet.routes().all_overrides().count(), world.loaded.prefixes.len());
+}
+
+/// 12: a live router whose witnesses answer keeps its prefixes through any loss of control shorter than half a minute. What it would
+/// have lost anyway, to a router of higher priority say, it loses.
+fn a_live_router_keeps_its_prefixes_without_control(world: &mut World) {
+    let Some(held) = world.held.take() else { return };
+    for change in world.moves.iter().filter(|change| change.from == Some(held)) {
+        assert!(!matches!(change.because, Because::IncumbentDown(_)), "{change:?}");
+    }
 }

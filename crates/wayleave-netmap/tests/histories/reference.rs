@@ -15,20 +15,39 @@ const FLAP_HOLD: Time = 600_000;
 const DOWN_WINDOW: Time = 600_000;
 const LOSS_WINDOW: Time = 60_000;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
-    Up,
-    /// Since then without a session.
-    Lost(Time),
-    /// Counts as up until then.
-    Grace(Time),
-    Down,
+/// How long silence lasts before it is told, and how long an answer to a witness holds then.
+const SILENT: Time = 2000;
+const HOLD: Time = 1000;
+const HOLD_MOST: Time = 30_000;
+const SETTLES: Time = 10_000;
+const FORGETS: Time = 30_000;
+
+/// What one kind of evidence says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Word {
+    #[default]
+    Nothing,
+    /// It speaks against the router since the first time, and convicts it at the second.
+    Doubts(Time, Time),
+    Convicts,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Router {
     session: Option<u64>,
-    state: State,
+    /// Counts as up until then.
+    grace: Option<Time>,
+    stream: Word,
+    ping: Word,
+    /// It answered an echo, and how many it has not answered since.
+    echoes: Option<u32>,
+    echo: bool,
+    /// Rounds of witnesses that it has not answered, and what they come to.
+    missed: u32,
+    probe: bool,
+    settling: Option<Time>,
+    alive_at: Option<Time>,
+    unwitnessed_since: Option<Time>,
     downs: Vec<Time>,
     losses: Vec<Time>,
     flapping_until: Option<Time>,
@@ -65,22 +84,16 @@ pub struct Reference {
 
 impl Reference {
     fn router(&mut self, node: Node) -> &mut Router {
-        self.routers.entry(node).or_insert(Router {
-            session: None,
-            state: State::Down,
-            downs: Vec::new(),
-            losses: Vec::new(),
-            flapping_until: None,
-            before: Vec::new(),
-            steady_since: None,
-        })
+        self.routers.entry(node).or_insert(Router { stream: Word::Convicts, ..Router::default() })
     }
 
-    pub fn opens(&mut self, node: Node, session: u64) {
+    pub fn opens(&mut self, node: Node, session: u64, now: Time) {
         let router = self.router(node);
         if router.session.is_none_or(|newest| newest < session) {
             router.session = Some(session);
-            router.state = State::Up;
+            router.settling = Some(now);
+            router.missed = 0;
+            router.forgets();
         }
     }
 
@@ -91,9 +104,8 @@ impl Reference {
             return;
         }
         router.session = None;
-        if router.state != State::Down {
-            router.state = State::Lost(now);
-        }
+        router.echoes = router.echoes.map(|_| 0);
+        router.stream = Word::Doubts(now, now + LOST);
         if !drained {
             router.before.push((now, router.flapping_until, router.steady_since));
             router.losses.push(now);
@@ -105,15 +117,76 @@ impl Reference {
     pub fn falls_silent(&mut self, node: Node, session: u64, now: Time) {
         let drained = self.drained(node);
         let router = self.router(node);
-        if router.session == Some(session) && router.state != State::Down {
-            router.convict(drained, now);
+        if router.session != Some(session) || router.ping != Word::Nothing {
+            return;
+        }
+        let since = now - SILENT;
+        let alive_at = router.alive_at.filter(|alive_at| *alive_at > since);
+        match alive_at.map(|alive_at| (alive_at + HOLD).min(since + HOLD_MOST)).filter(|until| *until > now) {
+            Some(until) => router.ping = Word::Doubts(since, until),
+            None => router.convicts(drained, now, |router| router.ping = Word::Convicts),
         }
     }
 
     pub fn answers(&mut self, node: Node, session: u64) {
         let router = self.router(node);
         if router.session == Some(session) {
-            router.state = State::Up;
+            router.ping = Word::Nothing;
+        }
+    }
+
+    /// A witness that was asked now reached it.
+    pub fn alive(&mut self, node: Node, now: Time) {
+        let router = self.router(node);
+        router.alive_at = Some(now);
+        for word in [&mut router.stream, &mut router.ping] {
+            if let Word::Doubts(at, until) = word
+                && now > *at
+            {
+                *until = (*until).max((now + HOLD.min(LOST + now - *at)).min(*at + HOLD_MOST));
+            }
+        }
+    }
+
+    pub fn echo(&mut self, node: Node, session: u64, answered: bool, late: bool, now: Time) {
+        let drained = self.drained(node);
+        let router = self.router(node);
+        if router.session != Some(session) {
+            return;
+        }
+        if answered {
+            router.echoes = Some(0);
+            router.echo = false;
+        } else if let Some(missed) = &mut router.echoes {
+            *missed += u32::from(!late);
+            if *missed >= 2 {
+                router.convicts(drained, now, |router| router.echo = true);
+            }
+        }
+    }
+
+    /// A round of witnesses: most reached it, most did not, or nobody could say.
+    pub fn probe(&mut self, node: Node, reached: Option<bool>, late: bool, now: Time) {
+        let drained = self.drained(node);
+        let router = self.router(node);
+        let Some(reached) = reached else {
+            let since = *router.unwitnessed_since.get_or_insert(now);
+            router.probe &= now - since < FORGETS;
+            return;
+        };
+        router.unwitnessed_since = None;
+        if reached {
+            router.settling = None;
+            router.missed = 0;
+            router.probe = false;
+            return;
+        }
+        let there = router.session.is_some() || router.grace.is_some();
+        if there && !late && router.settling.is_none_or(|since| now - since >= SETTLES) {
+            router.missed += 1;
+            if router.missed >= 2 {
+                router.convicts(drained, now, |router| router.probe = true);
+            }
         }
     }
 
@@ -128,7 +201,8 @@ impl Reference {
             }
             router.before.retain(|(at, ..)| *at < since);
             if router.session.is_none() {
-                router.state = State::Grace(now + GRACE);
+                router.forgets();
+                router.grace = Some(now + GRACE);
             }
         }
     }
@@ -138,10 +212,13 @@ impl Reference {
             self.router(*node);
         }
         for (node, router) in &mut self.routers {
-            router.session = None;
-            router.state = if primaries.contains(node) { State::Grace(now + GRACE) } else { State::Down };
-            router.steady_since = None;
-            router.before.clear();
+            let Router { downs, losses, flapping_until, .. } = std::mem::take(router);
+            *router = Router { downs, losses, flapping_until, ..Router::default() };
+            if primaries.contains(node) {
+                router.grace = Some(now + GRACE);
+            } else {
+                router.stream = Word::Convicts;
+            }
         }
     }
 
@@ -162,12 +239,11 @@ impl Reference {
     /// The next moment at which something changes by itself; the caller stops there.
     pub fn next(&self) -> Option<Time> {
         let routers = self.routers.values().flat_map(|router| {
-            let state = match router.state {
-                State::Lost(at) => Some(at + LOST),
-                State::Grace(until) => Some(until),
-                State::Up | State::Down => None,
-            };
-            state.into_iter().chain(router.flapping_until)
+            let doubts = [router.stream, router.ping].map(|word| match word {
+                Word::Doubts(_, until) => Some(until),
+                Word::Nothing | Word::Convicts => None,
+            });
+            doubts.into_iter().flatten().chain(router.grace).chain(router.flapping_until)
         });
         let waits = self.rules.values().filter_map(|rules| rules.failback);
         let steady = self.routers.values().filter_map(|router| router.steady_since);
@@ -180,17 +256,25 @@ impl Reference {
         self.now = now;
         let drained: BTreeSet<Node> = self.routers.keys().copied().filter(|node| self.drained(*node)).collect();
         for (node, router) in &mut self.routers {
-            match router.state {
-                State::Lost(at) if at + LOST <= now => router.convict(drained.contains(node), now),
-                State::Grace(until) if until <= now => router.state = State::Down,
-                State::Up | State::Lost(_) | State::Grace(_) | State::Down => {}
+            if router.grace.is_some_and(|until| until <= now) {
+                router.grace = None;
+                router.stream = Word::Convicts;
+            }
+            let is_over = |word: Word| matches!(word, Word::Doubts(_, until) if until <= now);
+            let over = [is_over(router.stream), is_over(router.ping)];
+            if over.contains(&true) {
+                router.convicts(drained.contains(node), now, |router| {
+                    for (word, over) in [&mut router.stream, &mut router.ping].into_iter().zip(over) {
+                        *word = if over { Word::Convicts } else { *word };
+                    }
+                });
             }
             if router.flapping_until.is_some_and(|until| until <= now) {
                 router.flapping_until = None;
                 router.downs.clear();
                 router.losses.clear();
             }
-            let steady = router.state != State::Down && router.flapping_until.is_none() && !drained.contains(node);
+            let steady = !router.is_down() && router.flapping_until.is_none() && !drained.contains(node);
             router.steady_since = if steady { router.steady_since.or(Some(now)) } else { None };
         }
         for prefix in self.rules.keys().copied().collect::<Vec<_>>() {
@@ -201,7 +285,7 @@ impl Reference {
     /// 0 steady, 1 flapping, 2 drained, 4 down.
     fn rank(&self, node: Node) -> u8 {
         let Some(router) = self.routers.get(&node) else { return 4 };
-        if router.state == State::Down {
+        if router.is_down() {
             4
         } else if self.drained(node) {
             2
@@ -248,9 +332,21 @@ impl Reference {
 }
 
 impl Router {
-    fn convict(&mut self, drained: bool, now: Time) {
-        self.state = State::Down;
-        if !drained {
+    fn is_down(&self) -> bool {
+        self.stream == Word::Convicts || self.ping == Word::Convicts || self.echo || self.probe
+    }
+
+    /// What is known of an older session is known no more.
+    fn forgets(&mut self) {
+        (self.grace, self.stream, self.ping) = (None, Word::Nothing, Word::Nothing);
+        (self.echoes, self.echo) = (None, false);
+    }
+
+    /// It is convicted of something. That it was up until then counts.
+    fn convicts(&mut self, drained: bool, now: Time, what: impl FnOnce(&mut Self)) {
+        let was_up = !self.is_down();
+        what(self);
+        if was_up && !drained {
             self.before.push((now, self.flapping_until, self.steady_since));
             self.downs.push(now);
             self.downs.retain(|at| now - at <= DOWN_WINDOW);

@@ -17,6 +17,14 @@ pub enum Step {
     EndsAnOldSession(u8),
     FallsSilent(u8),
     Answers(u8),
+    /// A witness that was asked just now reached it.
+    Alive(u8),
+    /// An echo was answered or not; the server looked late or not.
+    Echo(u8, bool, bool),
+    /// A round of witnesses: 0 most reached it, 1 none did, 2 nobody could say; the server looked late or not.
+    Probe(u8, u8, bool),
+    /// Control is lost for so many milliseconds, by an end of the stream or by silence, and witnesses reach it all the while.
+    LosesControl(u8, bool, u64),
     /// Bits say which prefixes.
     Advertises(u8, u8),
     MovesHome(u8, u32),
@@ -67,7 +75,7 @@ fn step(chance: &mut Chance) -> Step {
     let elected = chance.below(u64::from(ELECTED)) as u8;
     let some = chance.below(32) as u8;
     let of = (!chance.below(4).is_multiple_of(4)).then_some(elected);
-    match chance.below(100) {
+    match chance.below(117) {
         0..12 => Step::Opens(node),
         12..20 => Step::Loses(router, chance.below(2) == 0),
         20..22 => Step::EndsAnOldSession(node),
@@ -94,6 +102,10 @@ fn step(chance: &mut Chance) -> Step {
         82..89 => Step::Passes(chance.within(1, 700)),
         89..94 => Step::Passes(chance.within(1000, 4000)),
         94..99 => Step::Passes(chance.within(25_000, 75_000)),
+        99..102 => Step::Alive(router),
+        102..107 => Step::Echo(router, chance.below(2) == 0, chance.below(5) == 0),
+        107..114 => Step::Probe(router, chance.below(3) as u8, chance.below(5) == 0),
+        114..116 => Step::LosesControl(router, chance.below(2) == 0, chance.within(200, 27_000)),
         _ => Step::Restart,
     }
 }

@@ -9,7 +9,7 @@ use wayleave_model::{
     OnWithdraw, Prefix, PrefixChange, Route, RouteId, SessionId, Spread, Tag, Timestamp, UserId, WhenDown,
 };
 use wayleave_netmap::{PeerCache, Pieces, Shared};
-use wayleave_routes::{Cause, PrimaryChange};
+use wayleave_routes::{Cause, PrimaryChange, ProbeRound, Testimony};
 use wayleave_tailnet::{
     ApproveMode, Command, Effect, Ending, Event, Loaded, LoginToken, NewAuthKey, Outcome, Registration, Report,
     Settings, Tailnet, Write,
@@ -20,6 +20,8 @@ use crate::steps::{ELECTED, NODES, PREFIXES, Step};
 use crate::viewer::Viewer;
 
 const KEY: [u8; 32] = [9; 32];
+/// How often witnesses are asked, in milliseconds: seldom enough for a history to be quick, and before a loss is judged.
+const ASKED_EVERY: u64 = 450;
 const POLICIES: [&str; 4] = [
     "{}",
     r#"{ "tagOwners": { "tag:a": [], "tag:b": [] }, "autoApprovers": { "routes": { "10.1.0.0/16": ["tag:a"] } },
@@ -42,6 +44,8 @@ pub struct World {
     pub loaded: Loaded,
     /// Moves since they were last looked at.
     pub moves: Vec<PrimaryChange>,
+    /// A router that was without control for a while in the last step, and whose witnesses reached it all the time.
+    pub held: Option<NodeId>,
     pub viewer: Option<Viewer>,
     pub shared: Arc<Shared>,
     pub cache: PeerCache,
@@ -77,6 +81,7 @@ impl World {
             routes: BTreeMap::new(),
             loaded: Loaded::default(),
             moves: Vec::new(),
+            held: None,
             viewer: None,
             shared: Arc::new(Shared {
                 base_domain: "example.net".into(),
@@ -249,7 +254,7 @@ impl World {
                     self.sessions += 1;
                     let session = SessionId::new(self.sessions);
                     self.open.insert(*n, session);
-                    self.reference.opens(node.get(), session.get());
+                    self.reference.opens(node.get(), session.get(), now);
                     self.tell(Event::SessionOpened(node, session));
                 }
             }
@@ -278,6 +283,27 @@ impl World {
                     self.tell(Event::Answered(node, session));
                 }
             }
+            Step::Alive(n) => self.alive(*n),
+            Step::Echo(n, answered, late) => {
+                if let (Some(node), Some(session)) = (self.node(*n), self.open.get(n).copied()) {
+                    let due = self.due(*late);
+                    self.reference.echo(node.get(), session.get(), *answered, *late, now);
+                    self.tell(Event::Evidence(node, Testimony::Echo { session, answered: *answered, due }));
+                }
+            }
+            Step::Probe(n, word, late) => {
+                if let Some(node) = self.node(*n) {
+                    let (answered, silent) = [(2, 1), (0, 3), (0, 0)][usize::from(*word)];
+                    let reached = (answered + silent > 0).then_some(answered > silent);
+                    let session = self.open.get(n).copied();
+                    let round = ProbeRound { session, due: self.due(*late), answered, silent };
+                    if self.tailnet.routes().liveness(node).is_some() {
+                        self.reference.probe(node.get(), reached, *late, now);
+                    }
+                    self.tell(Event::Evidence(node, Testimony::Probe(round)));
+                }
+            }
+            Step::LosesControl(n, stream, millis) => self.loses_control(*n, *stream, *millis),
             Step::Advertises(n, which) => {
                 let routes = (0..5).filter(|p| which & (1 << p) != 0).map(prefix).collect();
                 self.reports(*n, routes);
@@ -316,6 +342,45 @@ impl World {
             | Step::Expire(_)
             | Step::Renew(_) => self.person_says(step),
         }
+    }
+
+    fn due(&self, late: bool) -> Timestamp {
+        if late { self.now - Duration::from_millis(251) } else { self.now }
+    }
+
+    fn alive(&mut self, n: u8) {
+        let Some(node) = self.node(n) else { return };
+        if self.tailnet.routes().liveness(node).is_some() {
+            self.reference.alive(node.get(), self.now.as_millis());
+        }
+        self.tell(Event::Evidence(node, Testimony::Alive { asked_at: self.now }));
+    }
+
+    /// Control to a router is lost and comes back; its witnesses, who are asked again and again, reach it all the while.
+    fn loses_control(&mut self, n: u8, stream: bool, millis: u64) {
+        let Some(node) = self.node(n).filter(|_| self.open.contains_key(&n)) else { return };
+        if self.tailnet.routes().down_cause(node).is_some() {
+            return;
+        }
+        self.moves.clear();
+        if stream {
+            self.happens(&Step::Loses(n, true));
+        } else {
+            // The watch tells a doubt before it tells silence, and witnesses are asked then.
+            self.alive(n);
+            self.reference_follows();
+            self.passes(200);
+            self.happens(&Step::FallsSilent(n));
+        }
+        self.reference_follows();
+        for _ in 0..millis / ASKED_EVERY {
+            self.passes(ASKED_EVERY);
+            self.alive(n);
+            self.reference_follows();
+        }
+        self.happens(&if stream { Step::Opens(n) } else { Step::Answers(n) });
+        self.reference_follows();
+        self.held = Some(node);
     }
 
     fn person_says(&mut self, step: &Step) {

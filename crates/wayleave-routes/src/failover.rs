@@ -7,14 +7,27 @@ use wayleave_model::{NodeId, SessionId, Timestamp};
 use crate::evidence::{Testimony, Verdict};
 use crate::health::{Counts, Liveness};
 use crate::reason::Cause;
-use crate::table::{Effect, Judgement, RouteTable, Timer};
+use crate::table::{Effect, Judgement, RouteTable, Router, Timer};
+
+/// What held of a router before something was found out about it.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    up: bool,
+    counts: Counts,
+}
+
+impl Standing {
+    fn of(router: &Router) -> Self {
+        Self { up: router.health.is_up(), counts: router.counts() }
+    }
+}
 
 impl RouteTable {
     pub(crate) fn session_opened(&mut self, node: NodeId, session: SessionId, now: Timestamp, out: &mut Vec<Effect>) {
         let router = self.router(node, now);
-        let was_up = router.health.is_up();
+        let before = Standing::of(router);
         let Some(lifted) = router.health.opened(session, now) else { return };
-        self.judged(node, lifted, was_up, now, out);
+        self.judged(node, lifted, before, now, out);
     }
 
     pub(crate) fn session_lost(
@@ -25,8 +38,8 @@ impl RouteTable {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
-        let counts = self.counts(node);
         let Some(router) = self.routers.get_mut(&node) else { return };
+        let counts = router.counts();
         if !router.health.lost(session, cause, now, &self.settings) {
             return;
         }
@@ -52,16 +65,16 @@ impl RouteTable {
         out: &mut Vec<Effect>,
     ) {
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let was_up = router.health.is_up();
+        let before = Standing::of(router);
         let verdict = router.health.silent(session, cause, now, &self.settings.judging);
-        self.judged(node, verdict, was_up, now, out);
+        self.judged(node, verdict, before, now, out);
     }
 
     pub(crate) fn answered(&mut self, node: NodeId, session: SessionId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let was_up = router.health.is_up();
+        let before = Standing::of(router);
         if let (true, lifted) = router.health.answered(session) {
-            self.judged(node, lifted, was_up, now, out);
+            self.judged(node, lifted, before, now, out);
         }
     }
 
@@ -69,7 +82,7 @@ impl RouteTable {
     pub(crate) fn testimony(&mut self, node: NodeId, testimony: Testimony, now: Timestamp, out: &mut Vec<Effect>) {
         let judging = &self.settings.judging;
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let was_up = router.health.is_up();
+        let before = Standing::of(router);
         match testimony {
             Testimony::Doubted(session) => {
                 if router.health.session() == Some(session) && !router.prefixes.is_empty() {
@@ -85,13 +98,13 @@ impl RouteTable {
                 let late = judging.is_late(due, now);
                 let verdict = router.health.echoed(session, answered, late, now, judging);
                 if verdict.is_some() {
-                    self.judged(node, verdict, was_up, now, out);
+                    self.judged(node, verdict, before, now, out);
                 }
             }
             Testimony::Probe(round) => {
                 let verdict = router.health.probed(round, now, judging);
                 if verdict.is_some() {
-                    self.judged(node, verdict, was_up, now, out);
+                    self.judged(node, verdict, before, now, out);
                 }
             }
             Testimony::Endpoints(endpoints) => self.endpoints_reported(node, endpoints),
@@ -101,12 +114,12 @@ impl RouteTable {
 
     pub(crate) fn liveness_over(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let was_up = router.health.is_up();
+        let before = Standing::of(router);
         if let Some((since, until)) = self.gathering.filter(|(_, until)| *until > now) {
             router.health.wait_for_others(since, until);
         }
         let verdicts = router.health.time_over(now, &self.settings.judging);
-        self.judged(node, verdicts, was_up, now, out);
+        self.judged(node, verdicts, before, now, out);
     }
 
     pub(crate) fn flapping_over(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
@@ -119,9 +132,9 @@ impl RouteTable {
     pub(crate) fn give_grace(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let until = now + self.settings.starting;
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let was_up = router.health.is_up();
+        let before = Standing::of(router);
         match router.health.give_grace(until) {
-            Some(lifted) => self.judged(node, lifted, was_up, now, out),
+            Some(lifted) => self.judged(node, lifted, before, now, out),
             None => self.health_changed(node, now, out),
         }
     }
@@ -150,24 +163,21 @@ impl RouteTable {
         &mut self,
         node: NodeId,
         verdicts: impl IntoIterator<Item = Verdict>,
-        was_up: bool,
+        before: Standing,
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
-        let counts = self.counts(node);
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let mut not_back = false;
         for verdict in verdicts {
-            not_back |= verdict.cause() == Cause::NotBack;
             // That a node has not been seen yet is no evidence that anybody waits to be rid of.
             if verdict.cause() != Cause::NotSeen {
                 out.push(Effect::Judged(Judgement { node, prefix: None, verdict }));
             }
         }
-        match (was_up, router.health.liveness()) {
+        match (before.up, router.health.liveness()) {
             (true, Liveness::Down { cause, .. }) => {
                 out.push(Effect::NodeDown(node, cause));
-                if counts == Counts::Yes && !not_back {
+                if before.counts == Counts::Yes {
                     let was = router.health.flapping_until().is_some();
                     if router.health.count_down(now, &self.settings) && !was {
                         out.push(Effect::Flapping(node));

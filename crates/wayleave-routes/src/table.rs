@@ -499,13 +499,12 @@ impl RouteTable {
             self.dirty.extend(router.prefixes.keys().filter(|prefix| !prefix.is_exit()));
         }
     }
+}
 
-    /// Whether what happens to this node now is held against it.
-    pub(crate) fn counts(&self, node: NodeId) -> Counts {
-        let excused = self
-            .routers
-            .get(&node)
-            .is_none_or(|router| router.facts.drained || matches!(router.health.liveness(), Liveness::Grace { .. }));
+impl Router {
+    /// Whether what happens to it now is held against it: not while it is drained or in a grace.
+    pub(crate) fn counts(&self) -> Counts {
+        let excused = self.facts.drained || matches!(self.health.liveness(), Liveness::Grace { .. });
         if excused { Counts::No } else { Counts::Yes }
     }
 }

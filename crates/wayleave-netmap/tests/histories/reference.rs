@@ -342,11 +342,11 @@ impl Router {
         (self.echoes, self.echo) = (None, false);
     }
 
-    /// It is convicted of something. That it was up until then counts.
+    /// It is convicted of something. That it was up until then counts, but not while it is drained or in a grace.
     fn convicts(&mut self, drained: bool, now: Time, what: impl FnOnce(&mut Self)) {
         let was_up = !self.is_down();
         what(self);
-        if was_up && !drained {
+        if was_up && !drained && self.grace.is_none() {
             self.before.push((now, self.flapping_until, self.steady_since));
             self.downs.push(now);
             self.downs.retain(|at| now - at <= DOWN_WINDOW);

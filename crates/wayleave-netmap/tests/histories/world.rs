@@ -359,7 +359,8 @@ impl World {
     /// Control to a router is lost and comes back; its witnesses, who are asked again and again, reach it all the while.
     fn loses_control(&mut self, n: u8, stream: bool, millis: u64) {
         let Some(node) = self.node(n).filter(|_| self.open.contains_key(&n)) else { return };
-        if self.tailnet.routes().down_cause(node).is_some() {
+        // One that was accused before is held only if it was answered for all the while.
+        if self.tailnet.routes().down_cause(node).is_some() || self.tailnet.routes().is_doubted(node) {
             return;
         }
         self.moves.clear();

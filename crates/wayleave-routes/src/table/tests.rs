@@ -2,6 +2,7 @@ use wayleave_model::Approver;
 
 use super::*;
 use crate::approval;
+use crate::evidence::ProbeRound;
 use crate::reason::Gone;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000);
@@ -293,6 +294,28 @@ fn who_was_lost_first_is_not_judged_before_the_last_of_so_many_is_known_of() {
     story.send(Input::LossesGather { since, until });
     story.wait(ms(499));
     assert_eq!(story.primary(), Some(1), "500 ms after its loss");
+}
+
+#[test]
+fn what_witnesses_say_of_a_router_in_its_grace_is_not_held_against_it_later() {
+    let mut story = Story::with_routers(2);
+    story.wait(ms(10_000));
+    for _ in 0..3 {
+        story.lost(1);
+        let since = story.now - ms(1000);
+        story.send(Input::CommonLoss([NodeId::new(1)].into(), since));
+        for _ in 0..2 {
+            story.wait(ms(2000));
+            let round = ProbeRound { session: None, due: story.now, answered: 0, silent: 2 };
+            story.send(Input::Evidence(NodeId::new(1), Testimony::Probe(round)));
+        }
+        assert_eq!(story.primary(), Some(2), "it is down all the same");
+        story.up(1);
+        let session = Some(SessionId::new(story.session));
+        let round = ProbeRound { session, due: story.now, answered: 2, silent: 0 };
+        story.send(Input::Evidence(NodeId::new(1), Testimony::Probe(round)));
+    }
+    assert_eq!(story.table.rank(NodeId::new(1)), Some(Rank::Steady));
 }
 
 #[test]

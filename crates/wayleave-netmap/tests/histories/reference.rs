@@ -14,6 +14,10 @@ const GRACE: Time = 30_000;
 const FLAP_HOLD: Time = 600_000;
 const DOWN_WINDOW: Time = 600_000;
 const LOSS_WINDOW: Time = 60_000;
+/// So many lost within so long, and more than half of all, are the server's side; the next of them is waited for so long.
+pub const COMMON: usize = 4;
+const COMMON_WINDOW: Time = 1000;
+const COMMON_GAP: Time = 200;
 
 /// How long silence lasts before it is told, and how long an answer to a witness holds then.
 const SILENT: Time = 2000;
@@ -79,6 +83,9 @@ pub struct Reference {
     pub rules: BTreeMap<Prefix, Rules>,
     pub primary: BTreeMap<Prefix, Node>,
     moved: BTreeSet<Prefix>,
+    /// Sessions lost of late, and whether the last of them was the server's side.
+    lost: Vec<(Time, Node)>,
+    common: bool,
     now: Time,
 }
 
@@ -111,6 +118,30 @@ impl Reference {
             router.losses.push(now);
             router.losses.retain(|at| now - at <= LOSS_WINDOW);
             router.judge(now);
+        }
+        self.gather(node, now);
+    }
+
+    /// Whether it is the server's side that so many were lost; while it may be, nobody is convicted of it.
+    fn gather(&mut self, node: Node, now: Time) {
+        self.lost.push((now, node));
+        self.lost.retain(|(at, _)| now - at <= COMMON_WINDOW);
+        let lost: BTreeSet<Node> = self.lost.iter().map(|(_, node)| *node).collect();
+        let others =
+            self.routers.iter().filter(|(node, router)| router.session.is_some() && !lost.contains(node)).count();
+        let was = std::mem::replace(&mut self.common, lost.len() >= COMMON && lost.len() > others);
+        if self.common {
+            let nodes = if was { vec![node] } else { lost.into_iter().collect() };
+            self.common_loss(&nodes, now - COMMON_WINDOW, now);
+        } else if lost.len() >= COMMON {
+            let first = self.lost[0].0;
+            for router in self.routers.values_mut() {
+                if let Word::Doubts(at, until) = &mut router.stream
+                    && *at >= first
+                {
+                    *until = (*until).max((now + COMMON_GAP).min(first + COMMON_WINDOW));
+                }
+            }
         }
     }
 
@@ -190,9 +221,9 @@ impl Reference {
         }
     }
 
-    pub fn common_loss(&mut self, nodes: &[Node], since: Time, now: Time) {
+    fn common_loss(&mut self, nodes: &[Node], since: Time, now: Time) {
         for node in nodes {
-            let router = self.router(*node);
+            let Some(router) = self.routers.get_mut(node) else { continue };
             router.losses.retain(|at| *at < since);
             router.downs.retain(|at| *at < since);
             if let Some((_, flapping_until, steady_since)) = router.before.iter().find(|(at, ..)| *at >= since) {
@@ -208,6 +239,7 @@ impl Reference {
     }
 
     pub fn restarts(&mut self, primaries: &BTreeSet<Node>, now: Time) {
+        (self.lost, self.common) = (Vec::new(), false);
         for node in primaries {
             self.router(*node);
         }

@@ -14,6 +14,8 @@ pub const ELECTED: u8 = 3;
 pub enum Step {
     Opens(u8),
     Loses(u8, bool),
+    /// Bits say which lose their sessions, one after the other, with so many milliseconds between.
+    Storm(u8, u64),
     EndsAnOldSession(u8),
     FallsSilent(u8),
     Answers(u8),
@@ -75,7 +77,7 @@ fn step(chance: &mut Chance) -> Step {
     let elected = chance.below(u64::from(ELECTED)) as u8;
     let some = chance.below(32) as u8;
     let of = (!chance.below(4).is_multiple_of(4)).then_some(elected);
-    match chance.below(117) {
+    match chance.below(119) {
         0..12 => Step::Opens(node),
         12..20 => Step::Loses(router, chance.below(2) == 0),
         20..22 => Step::EndsAnOldSession(node),
@@ -106,6 +108,7 @@ fn step(chance: &mut Chance) -> Step {
         102..107 => Step::Echo(router, chance.below(2) == 0, chance.below(5) == 0),
         107..114 => Step::Probe(router, chance.below(3) as u8, chance.below(5) == 0),
         114..116 => Step::LosesControl(router, chance.below(2) == 0, chance.within(200, 27_000)),
+        116..118 => Step::Storm(chance.below(1 << NODES) as u8, [0, 40, 190][chance.below(3) as usize]),
         _ => Step::Restart,
     }
 }

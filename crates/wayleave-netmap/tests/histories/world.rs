@@ -15,7 +15,7 @@ use wayleave_tailnet::{
     Settings, Tailnet, Write,
 };
 
-use crate::reference::{Facts, Reference, Rules};
+use crate::reference::{COMMON, Facts, Reference, Rules};
 use crate::steps::{ELECTED, NODES, PREFIXES, Step};
 use crate::viewer::Viewer;
 
@@ -67,7 +67,7 @@ pub fn elected() -> impl Iterator<Item = Prefix> {
 }
 
 pub fn settings() -> Settings {
-    Settings { common_loss_sessions: 4, ..Settings::default() }
+    Settings { common_loss_sessions: COMMON, ..Settings::default() }
 }
 
 impl World {
@@ -186,11 +186,6 @@ impl World {
                     self.loaded.flaps.retain(|row| row.node != node);
                     self.loaded.flaps.extend(self.tailnet.routes().flaps(node));
                 }
-                Effect::CommonLoss(nodes) => {
-                    let nodes: Vec<u64> = nodes.iter().map(|node| node.get()).collect();
-                    let now = self.now.as_millis();
-                    self.reference.common_loss(&nodes, now - 1000, now);
-                }
                 _ => {}
             }
         }
@@ -263,6 +258,13 @@ impl World {
                     let cause = if *stream { Cause::StreamEnded } else { Cause::ConnectionClosed };
                     self.reference.loses(node.get(), session.get(), now);
                     self.tell(Event::SessionEnded(node, session, Ending::Lost(cause)));
+                }
+            }
+            Step::Storm(which, gap) => {
+                for n in (0..NODES).filter(|n| which & (1 << n) != 0) {
+                    self.happens(&Step::Loses(n, false));
+                    self.reference_follows();
+                    self.passes(*gap);
                 }
             }
             Step::EndsAnOldSession(n) => {

@@ -29,7 +29,7 @@ pub struct Sessions {
 struct Open {
     id: SessionId,
     replaced: CancellationToken,
-    ask: mpsc::Sender<PingRequest>,
+    ask: mpsc::Sender<Box<PingRequest>>,
     authority: String,
     /// How far its client has been brought; `None` until its first map is on its way.
     delivery: Option<Arc<Delivery>>,
@@ -45,7 +45,7 @@ pub struct Seat {
     /// A newer session of the same node has opened.
     pub replaced: CancellationToken,
     /// What the client is to be asked.
-    pub asks: mpsc::Receiver<PingRequest>,
+    pub asks: mpsc::Receiver<Box<PingRequest>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -106,7 +106,9 @@ impl Sessions {
         if pings.len() >= MOST_PINGS {
             return None;
         }
-        session.ask.try_send(request(format!("https://{}/machine/ping/{token}", session.authority))).ok()?;
+        let request = request(format!("https://{}/machine/ping/{token}", session.authority));
+        // Boxed: a channel has room for 32 of them, and most sessions are never asked anything.
+        session.ask.try_send(Box::new(request)).ok()?;
         let (answer, answered) = oneshot::channel();
         pings.insert(token, answer);
         Some(answered)

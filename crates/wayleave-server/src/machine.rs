@@ -94,37 +94,64 @@ pub(crate) async fn serve<S>(app: Arc<App>, stream: S, session: Session, first: 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // What the beginning needs is given back before the long rest, which is all that an idle connection keeps.
+    if let Some((h2, connection)) = Box::pin(open(app, stream, session, first, peer)).await {
+        drive(h2, connection).await;
+    }
+}
+
+type Http2<S> = Box<h2::server::Connection<NoiseStream<S>, Bytes>>;
+
+/// Begins HTTP/2. `None`: nothing came of it.
+async fn open<S>(
+    app: Arc<App>,
+    stream: S,
+    session: Session,
+    first: Vec<u8>,
+    peer: Peer,
+) -> Option<(Http2<S>, Arc<Connection>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     peer.known();
     let meter = Some(peer.meter);
     let (machine, version) = (session.peer, session.version);
     let stream = NoiseStream::new(stream, session, first, meter.clone());
-    let mark = stream.mark();
+    let marks = stream.mark();
     let newcomer = if app.control.snapshot().machines.contains_key(&machine) {
         None
     } else if let Ok(permit) = Arc::clone(&app.newcomers).try_acquire_owned() {
         Some(permit)
     } else {
-        return tracing::warn!("too many machines that have no node are connected; one more was turned away");
+        tracing::warn!("too many machines that have no node are connected; one more was turned away");
+        return None;
     };
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(MOST_STREAMS).max_header_list_size(16 << 10);
     let handshake = tokio::time::timeout(app.options.limits.handshake, builder.handshake::<_, Bytes>(stream)).await;
-    let mut h2 = match handshake {
-        Ok(Ok(h2)) => h2,
-        Ok(Err(error)) => return tracing::debug!(%error, "a client did not begin HTTP/2"),
-        Err(_) => return tracing::debug!("a client did not begin HTTP/2 in time"),
+    let h2 = match handshake {
+        Ok(Ok(h2)) => Box::new(h2),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a client did not begin HTTP/2");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!("a client did not begin HTTP/2 in time");
+            return None;
+        }
     };
-    let connection = Arc::new(Connection {
-        newcomer: Mutex::new(newcomer),
-        app: Arc::clone(&app),
-        machine,
-        version,
-        accepted_at: Mutex::new(Some(peer.accepted_at)),
-        marks: Arc::clone(&mark),
-        meter: meter.clone(),
-        sessions: Mutex::default(),
-    });
-    let mut watch = Watch::new(h2.ping_pong(), meter, mark, &app);
+    let accepted_at = Mutex::new(Some(peer.accepted_at));
+    let (newcomer, sessions) = (Mutex::new(newcomer), Mutex::default());
+    Some((h2, Arc::new(Connection { newcomer, app, machine, version, accepted_at, marks, meter, sessions })))
+}
+
+/// Drives a connection until it ends or the server stops.
+async fn drive<S>(mut h2: Http2<S>, connection: Arc<Connection>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let app = &connection.app;
+    let mut watch = Watch::new(h2.ping_pong(), connection.meter.clone(), Arc::clone(&connection.marks), app);
     // A machine that waits for a person asks again at least so often; it may do that on another connection.
     let patience = app.options.limits.hold + app.options.limits.handshake;
     let mut newcomers_time = Box::pin(tokio::time::sleep(patience));

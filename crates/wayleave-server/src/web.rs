@@ -154,8 +154,9 @@ async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, 
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgraded.await {
+            // A future of its own, so that the task of a connection that lives on keeps nothing of its beginning.
             Ok(stream) => {
-                machine::serve(app, TokioIo::new(stream), session, response.to_vec(), peer).await;
+                Box::pin(machine::serve(app, TokioIo::new(stream), session, response.to_vec(), peer)).await;
             }
             Err(error) => tracing::debug!(%error, "an upgrade failed"),
         }

@@ -107,7 +107,7 @@ impl Session<'_> {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let shared = Arc::clone(&shared_changes.borrow_and_update());
             if snapshot.node(self.node).is_none() {
-                return self.farewell(base).await;
+                return Box::pin(self.farewell(base)).await;
             }
             let now = self.app.control.clock().now();
             let next = (&*snapshot, &*shared);
@@ -155,7 +155,7 @@ impl Session<'_> {
                         return End::Lost(cause_of_reset(reset.is_ok()));
                     }
                     Some(ask) = seat.asks.recv() => {
-                        let frame = MapResponse { keep_alive: true, ping_request: Some(ask), ..MapResponse::default() };
+                        let frame = MapResponse { keep_alive: true, ping_request: Some(*ask), ..MapResponse::default() };
                         if let Err(cause) = self.send(&frame, Frame::Ask).await {
                             return End::Lost(cause);
                         }

@@ -38,6 +38,10 @@ use crate::{guard, listener, probe, web};
 /// How long connections may take to end once the server stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Full maps that are made and written at a time. A map takes some 100 KiB while it is under way, beside what maps share; few at a time
+/// are also done sooner.
+const TURNS: usize = 256;
+
 /// What every connection and every request shares.
 pub(crate) struct App {
     pub(crate) options: Options,
@@ -57,6 +61,8 @@ pub(crate) struct App {
     /// Connections of machines that have no node: they may join, or not.
     pub(crate) newcomers: Arc<Semaphore>,
     pub(crate) held_logins: Semaphore,
+    /// Who may be sent a full map now; the others wait, and theirs is made when their turn comes.
+    pub(crate) turns: Semaphore,
     pub(crate) slow_hashes: SlowHashes,
     shared: watch::Sender<Arc<Shared>>,
     /// Why the policy file was not taken in, when that was tried last.
@@ -256,6 +262,7 @@ impl Server {
             strangers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
             newcomers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
             held_logins: Semaphore::new(options.limits.held_logins),
+            turns: Semaphore::new(TURNS),
             slow_hashes: SlowHashes::default(),
             shared: watch::Sender::new(shared),
             policy_fault: Mutex::new(policy_fault),

@@ -26,6 +26,10 @@ use crate::transport::{Listener, Transport};
 /// The longest head of a request.
 const LONGEST_HEAD: usize = 16 << 10;
 
+/// What a connection may have written and the system can't send yet. Enough to keep a path busy until the next write; what is not
+/// written by then gives way to something newer, and takes memory only once.
+const MOST_UNSENT: u32 = 64 << 10;
+
 /// Whether a listener speaks TLS.
 #[derive(Clone)]
 pub(crate) enum Secure {
@@ -94,7 +98,7 @@ async fn connection<S: Transport>(
     router: Router,
 ) {
     // A connection that fails here is the client's to make again.
-    drop(stream.send_at_once());
+    drop(stream.send_at_once().and_then(|()| stream.bound_unsent(MOST_UNSENT)));
     let Ok(stream) = MeteredStream::new(stream, app.control.clock().clone()) else { return };
     let meter = stream.meter();
     let accepted_at = app.control.clock().now();

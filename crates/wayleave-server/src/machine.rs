@@ -36,6 +36,9 @@ use watch::Watch;
 /// Streams that a client may have open at once. Clients assume 100 before they are told.
 const MOST_STREAMS: u32 = 250;
 
+/// What may wait to be written for one stream. A session that has more to say waits, and then tells what is newest.
+const MOST_WAITING: usize = 64 << 10;
+
 /// One Noise connection of a client.
 pub(crate) struct Connection {
     pub(crate) app: Arc<App>,
@@ -127,7 +130,7 @@ where
         return None;
     };
     let mut builder = h2::server::Builder::new();
-    builder.max_concurrent_streams(MOST_STREAMS).max_header_list_size(16 << 10);
+    builder.max_concurrent_streams(MOST_STREAMS).max_header_list_size(16 << 10).max_send_buffer_size(MOST_WAITING);
     let handshake = tokio::time::timeout(app.options.limits.handshake, builder.handshake::<_, Bytes>(stream)).await;
     let h2 = match handshake {
         Ok(Ok(h2)) => Box::new(h2),

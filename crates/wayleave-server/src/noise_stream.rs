@@ -15,7 +15,7 @@ use crate::meter::Meter;
 /// How much plaintext is sealed at once: a few records, so that one write to the system carries them together.
 const SEAL_AT_ONCE: usize = 8 * MAX_PLAINTEXT;
 /// How much sealed text may wait for the system to take it. Beyond that the writer has to wait.
-const MOST_WAITING: usize = 2 * SEAL_AT_ONCE;
+const MOST_WAITING: usize = SEAL_AT_ONCE;
 
 /// Where in the TCP stream the newest PING ends, and the bytes of streams that are followed.
 #[derive(Debug, Default)]
@@ -127,6 +127,8 @@ pub struct NoiseStream<S> {
     /// Sealed and not written.
     sealed: Vec<u8>,
     written: usize,
+    /// The stream below has not taken all of it when it was last asked to: until it has, no more is sealed.
+    is_full: bool,
     /// A PING is in `sealed`.
     ping_waits: bool,
     /// DATA of a stream that is followed is in `sealed`.
@@ -148,6 +150,7 @@ impl<S> NoiseStream<S> {
             taken: 0,
             sealed: first,
             written: 0,
+            is_full: false,
             ping_waits: false,
             data_waits: false,
             mark,
@@ -173,6 +176,7 @@ fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
 impl<S: AsyncWrite + Unpin> NoiseStream<S> {
     /// Hands what is sealed to the stream below.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_full = self.written < self.sealed.len();
         while self.written < self.sealed.len() {
             let taken = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.sealed[self.written..]))?;
             if taken == 0 {
@@ -185,6 +189,7 @@ impl<S: AsyncWrite + Unpin> NoiseStream<S> {
             self.sealed = Vec::new();
             self.written = 0;
         }
+        self.is_full = false;
         let (ping, data) = (std::mem::take(&mut self.ping_waits), std::mem::take(&mut self.data_waits));
         if (ping || data)
             && let Some(reading) = self.meter.as_ref().and_then(Meter::read)
@@ -232,7 +237,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for NoiseStream<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let me = &mut *self;
-        if me.sealed.len() - me.written >= MOST_WAITING {
+        if me.is_full || me.sealed.len() - me.written >= MOST_WAITING {
             ready!(me.poll_drain(cx))?;
         }
         let some = &buf[..buf.len().min(SEAL_AT_ONCE)];

@@ -42,6 +42,13 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug + 'sta
     /// The connection is broken.
     fn send_at_once(&self) -> io::Result<()>;
 
+    /// Takes no more than about so many bytes that it can't send yet.
+    ///
+    /// # Errors
+    ///
+    /// The connection is broken.
+    fn bound_unsent(&self, bytes: u32) -> io::Result<()>;
+
     /// Copies the next bytes without taking them.
     fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>>;
 }
@@ -69,6 +76,16 @@ impl Transport for TcpStream {
 
     fn send_at_once(&self) -> io::Result<()> {
         self.set_nodelay(true)
+    }
+
+    /// What is under way is not counted, so that a long path is used as before (tcp(7), TCP_NOTSENT_LOWAT).
+    fn bound_unsent(&self, bytes: u32) -> io::Result<()> {
+        let length = libc::socklen_t::try_from(size_of::<u32>()).map_err(io::Error::other)?;
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+        #[expect(unsafe_code, reason = "neither the standard library nor tokio has a word for this option")]
+        // SAFETY: the descriptor is open, since it is borrowed; the option is a u32 that lives until the call is done.
+        let done = unsafe { libc::setsockopt(self.as_raw_fd(), level, name, (&raw const bytes).cast(), length) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {

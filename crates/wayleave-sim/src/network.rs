@@ -372,6 +372,11 @@ impl Transport for SimStream {
         Ok(())
     }
 
+    /// What its buffers take is bounded already.
+    fn bound_unsent(&self, _bytes: u32) -> io::Result<()> {
+        Ok(())
+    }
+
     fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let mut pipe = lock(&self.incoming.pipe);
         if pipe.broken {

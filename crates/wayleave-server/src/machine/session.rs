@@ -3,6 +3,7 @@
 //! The first frame is the full map. After it the session waits for a newer snapshot and tells the difference. It looks at the
 //! newest only when the frame before has gone out, so a slow reader gets the latest state next, never a queue of old ones.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::{Response, StatusCode};
+use tokio::sync::SemaphorePermit;
 use wayleave_model::NodeId;
 use wayleave_netmap::{Shared, full};
 use wayleave_routes::Cause;
@@ -23,6 +25,9 @@ use crate::connections::Seat;
 use crate::delivery::Delivery;
 use crate::encoding;
 use crate::metrics::Frame;
+
+/// How long a full map may take before others do not wait for it any more.
+const TURN: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 enum End {
@@ -104,6 +109,10 @@ impl Session<'_> {
         let mut shared_changes = self.app.shared_changes();
         let mut base: Option<(Arc<Snapshot>, Arc<Shared>)> = None;
         loop {
+            let turn = match base {
+                Some(_) => None,
+                None => self.app.turns.acquire().await.ok(),
+            };
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let shared = Arc::clone(&shared_changes.borrow_and_update());
             if snapshot.node(self.node).is_none() {
@@ -126,7 +135,7 @@ impl Session<'_> {
                 Ok(None) => {}
                 Ok(Some(parts)) => {
                     let kind = if before.is_some() { Frame::Delta } else { Frame::Full };
-                    if let Err(cause) = self.write(parts, kind).await {
+                    if let Err(cause) = self.take_turn(turn, parts, kind).await {
                         return End::Lost(cause);
                     }
                     if let Some(before) = before {
@@ -199,6 +208,23 @@ impl Session<'_> {
     async fn send(&mut self, map: &MapResponse, kind: Frame) -> Result<(), Cause> {
         let Some(frame) = encoding::frame(map, self.zstd) else { return Err(Cause::StreamEnded) };
         self.write(vec![frame], kind).await
+    }
+
+    /// Sends one frame, and gives the turn back once that is done or takes long.
+    async fn take_turn(
+        &mut self,
+        turn: Option<SemaphorePermit<'_>>,
+        parts: Vec<Bytes>,
+        kind: Frame,
+    ) -> Result<(), Cause> {
+        let mut written = pin!(self.write(parts, kind));
+        if turn.is_some()
+            && let Ok(done) = tokio::time::timeout(TURN, &mut written).await
+        {
+            return done;
+        }
+        drop(turn);
+        written.await
     }
 
     /// Sends one frame, whole: its parts one after the other. Returns what ended the stream if it did.

@@ -13,7 +13,7 @@ use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use made::{Made, NOW, SIZES, VIEWER, made};
 use wayleave_model::NodeId;
-use wayleave_netmap::{Encoder, PeerCache, delta, full, peers, told};
+use wayleave_netmap::{Encoder, PeerCache, Pieces, delta, full, peers, told};
 use wayleave_tailnet::Snapshot;
 use wayleave_wire::control::MapResponse;
 
@@ -23,6 +23,9 @@ fn main() {
         "     view: `one_peer` is what a viewer is told of one router, `all_peers` of everybody (an item is a peer)."
     );
     println!("     map: a full map, `held` with every peer serialised before, `anew` with none (an item is a peer).");
+    println!(
+        "     pieces: the same, compressed, from pieces that others of its kind had before, and when one peer `changed` since."
+    );
     println!(
         "     deltas: a failover of one prefix, `endpoints` of one peer, and other `rules`, which change nothing for it (an item"
     );
@@ -98,6 +101,37 @@ mod map {
             .counter(ItemsCount::new(nodes - 1))
             .with_inputs(PeerCache::default)
             .bench_refs(|cache| full(&made.before, &made.shared, cache, VIEWER, NOW));
+    }
+}
+
+mod pieces {
+    use super::*;
+
+    fn frame(pieces: &Pieces, made: &Made, snapshot: &Snapshot, encoder: &mut Encoder) -> usize {
+        let parts = pieces.frame((snapshot, &made.shared), &made.cache, VIEWER, NOW, encoder).unwrap().unwrap();
+        parts.iter().map(|part| part.len()).sum()
+    }
+
+    #[divan::bench(args = SIZES, max_time = 2)]
+    fn held(bencher: Bencher<'_, '_>, nodes: u64) {
+        let (made, pieces, mut encoder) = (made(nodes), Pieces::default(), Encoder::new().unwrap());
+        let bytes = frame(&pieces, made, &made.before, &mut encoder);
+        bencher
+            .counter(BytesCount::new(bytes))
+            .bench_local(|| frame(&pieces, black_box(made), &made.before, &mut encoder));
+    }
+
+    #[divan::bench(args = SIZES, max_time = 2)]
+    fn one_changed(bencher: Bencher<'_, '_>, nodes: u64) {
+        let (made, mut encoder) = (made(nodes), Encoder::new().unwrap());
+        let mut warm = Encoder::new().unwrap();
+        bencher
+            .with_inputs(|| {
+                let pieces = Pieces::default();
+                frame(&pieces, made, &made.before, &mut warm);
+                pieces
+            })
+            .bench_local_refs(|pieces| frame(pieces, made, &made.moved, &mut encoder));
     }
 }
 

@@ -42,7 +42,10 @@ pub(crate) const GROUPS: usize = 50;
 /// Something that happens to all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Stage {
-    /// All join.
+    /// All join, and leave before anybody is told. Only where it is asked for: so many nodes are there sooner, since nobody has to be told
+    /// of each that comes.
+    Register,
+    /// All join, or come back.
     Connect,
     /// Nothing happens.
     Idle,
@@ -59,7 +62,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All, in their usual order.
+    /// All that are usual, in their order.
     pub const ALL: [Self; 7] =
         [Self::Connect, Self::Idle, Self::Approve, Self::Failover, Self::Flap, Self::Policy, Self::Storm];
 }

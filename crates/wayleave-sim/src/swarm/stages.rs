@@ -148,6 +148,7 @@ impl Bench<'_> {
         };
         let (started, server, own) = (Instant::now(), self.host.cpu(), own_cpu());
         match stage {
+            Stage::Register => self.register(&mut report).await?,
             Stage::Connect => self.connect(&mut report).await?,
             Stage::Idle => self.idle(&mut report).await,
             Stage::Approve => self.approve_one(&mut report).await?,
@@ -192,6 +193,21 @@ impl Bench<'_> {
 
     fn is_approved(&self, router: &Viewer) -> bool {
         router.name != "r3" || self.all_approved
+    }
+
+    async fn register(&self, report: &mut StageReport) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let viewers = self.crowd.viewers();
+        let mut joining = tokio::task::JoinSet::new();
+        for viewer in viewers.iter().filter(|viewer| !viewer.is_router) {
+            let (crowd, viewer) = (Arc::clone(&self.crowd), Arc::clone(viewer));
+            joining.spawn(async move { crowd.register(&viewer).await });
+        }
+        while let Some(done) = tokio::time::timeout(self.patience(), joining.join_next()).await? {
+            done??;
+        }
+        report.add("all registered", started.elapsed().as_secs_f64(), "s");
+        Ok(())
     }
 
     async fn connect(&mut self, report: &mut StageReport) -> anyhow::Result<()> {

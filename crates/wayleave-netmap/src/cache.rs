@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::value::RawValue;
 use wayleave_model::NodeId;
-use wayleave_tailnet::NodeView;
+use wayleave_tailnet::{NodeView, Snapshot};
 use wayleave_wire::control::Node;
 
 use crate::to_wire::peer_to_wire;
@@ -48,6 +48,17 @@ impl PeerCache {
         }
         entries.push(Entry { view: Arc::clone(view), told: told.clone(), peer: Arc::clone(&peer) });
         peer
+    }
+
+    /// Forgets what nodes were before this picture. Whoever still needs it has it made again.
+    pub fn settle(&self, snapshot: &Snapshot) {
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.retain(|id, entries| {
+            let now = snapshot.node(*id);
+            entries.retain(|entry| now.is_some_and(|now| Arc::ptr_eq(&entry.view, now)));
+            entries.shrink_to_fit();
+            !entries.is_empty()
+        });
     }
 
     /// Forgets a node that is gone.

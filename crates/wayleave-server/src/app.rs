@@ -42,6 +42,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// are also done sooner.
 const TURNS: usize = 256;
 
+/// How often that is forgotten which was made of nodes as they are no more.
+const SETTLE_EVERY: Duration = Duration::from_secs(10);
+
 /// What every connection and every request shares.
 pub(crate) struct App {
     pub(crate) options: Options,
@@ -306,6 +309,7 @@ impl Server {
         tasks.spawn(guard::watch(Arc::clone(&app)));
         tasks.spawn(follow_deletions(Arc::clone(&app)));
         tasks.spawn(prune_history(Arc::clone(&app)));
+        tasks.spawn(settle(Arc::clone(&app)));
         probe::start(&app, &mut tasks, on);
         tasks.spawn(crate::webhook::call(Arc::clone(&app)));
         Ok(Self { app, tasks, address, apart: None, _folder: folder })
@@ -430,6 +434,16 @@ async fn follow_deletions(app: Arc<App>) {
             }
             Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
             Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Forgets what was made for pictures that are past.
+async fn settle(app: Arc<App>) {
+    loop {
+        tokio::select! {
+            () = app.stop.cancelled() => return,
+            () = tokio::time::sleep(SETTLE_EVERY) => app.cache.settle(&app.control.snapshot()),
         }
     }
 }

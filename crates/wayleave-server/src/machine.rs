@@ -20,7 +20,7 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use wayleave_model::{MachineKey, NodeId, SessionId, Timestamp};
 use wayleave_routes::{Cause, Silence, Testimony};
 use wayleave_tailnet::Event;
@@ -55,6 +55,8 @@ pub(crate) struct Connection {
     meter: Option<Meter>,
     /// The map sessions that it carries.
     sessions: Mutex<Vec<(NodeId, SessionId)>>,
+    /// One of its nodes has become a router, or is none any more.
+    role: Notify,
 }
 
 impl Connection {
@@ -144,8 +146,8 @@ where
         }
     };
     let accepted_at = Mutex::new(Some(peer.accepted_at));
-    let (newcomer, sessions) = (Mutex::new(newcomer), Mutex::default());
-    Some((h2, Arc::new(Connection { newcomer, app, machine, version, accepted_at, marks, meter, sessions })))
+    let (newcomer, sessions, role) = (Mutex::new(newcomer), Mutex::default(), Notify::new());
+    Some((h2, Arc::new(Connection { newcomer, app, machine, version, accepted_at, marks, meter, sessions, role })))
 }
 
 /// Drives a connection until it ends or the server stops.
@@ -201,12 +203,27 @@ async fn tell(connection: &Connection, silence: Silence) {
 }
 
 /// Answers one request. A client that goes away in between needs no answer.
-async fn answer(connection: Arc<Connection>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn answer(connection: Arc<Connection>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    // A session may last for weeks: what its request needed, a picture of the tailnet among it, is given back before.
+    if let Some(opening) = Box::pin(begin(connection, request, respond)).await {
+        session::run(opening).await;
+    }
+}
+
+/// Answers one request, or gives the session that it asks for.
+async fn begin(
+    connection: Arc<Connection>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Option<session::Opening> {
     let (head, body) = request.into_parts();
     let authority = head.uri.authority().map(|authority| authority.to_string()).unwrap_or_default();
     let body = match requests::body(body, connection.app.options.limits.body).await {
         Ok(body) => body,
-        Err(refusal) => return requests::reply(&mut respond, refusal),
+        Err(refusal) => {
+            requests::reply(&mut respond, refusal);
+            return None;
+        }
     };
     let path = head.uri.path();
     let reply = match (&head.method, path) {
@@ -218,6 +235,7 @@ async fn answer(connection: Arc<Connection>, request: Request<RecvStream>, mut r
         (_, path) => other::answer(&connection, &head.method, path, body.to_vec()),
     };
     requests::reply(&mut respond, reply);
+    None
 }
 
 /// What ended a stream, as evidence.

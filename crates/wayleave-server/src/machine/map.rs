@@ -13,21 +13,27 @@ use wayleave_wire::control::{MapRequest, MapResponse, Node};
 
 use super::Connection;
 use super::requests::{Reply, reply};
-use super::session;
+use super::session::Opening;
 use crate::control_loop::CommandError;
 use crate::encoding;
 
-pub(super) async fn map(connection: Arc<Connection>, body: &[u8], authority: String, mut respond: SendResponse<Bytes>) {
+/// Answers a request, or gives the session that it asks for.
+pub(super) async fn map(
+    connection: Arc<Connection>,
+    body: &[u8],
+    authority: String,
+    mut respond: SendResponse<Bytes>,
+) -> Option<Opening> {
     let request = match MapRequest::from_wire(body) {
         Ok(request) => request,
-        Err(error) => return reply(&mut respond, Reply::refuse(StatusCode::BAD_REQUEST, crate::words(&error))),
+        Err(error) => return refused(respond, StatusCode::BAD_REQUEST, crate::words(&error)),
     };
     let Some(node_key) = request.node_key else {
-        return reply(&mut respond, Reply::refuse(StatusCode::BAD_REQUEST, "a map request needs a node key"));
+        return refused(respond, StatusCode::BAD_REQUEST, "a map request needs a node key");
     };
     if CapabilityVersion(request.version) < CapabilityVersion::OLDEST {
         let text = "this client is too old for this server: update it to 1.80 or newer";
-        return reply(&mut respond, Reply::refuse(StatusCode::BAD_REQUEST, text));
+        return refused(respond, StatusCode::BAD_REQUEST, text);
     }
     let app = &connection.app;
     let mut snapshot = app.control.snapshot();
@@ -44,10 +50,11 @@ pub(super) async fn map(connection: Arc<Connection>, body: &[u8], authority: Str
             }
             Err(CommandError::Refused(refusal)) => {
                 tracing::info!(%refusal, "a machine asked for the map of a node that came without a machine key");
-                return deleted(&connection, node_key, request.zstd, respond);
+                deleted(&connection, node_key, request.zstd, respond);
+                return None;
             }
             Err(error @ (CommandError::Store(_) | CommandError::Stopping)) => {
-                return reply(&mut respond, Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()));
+                return refused(respond, StatusCode::SERVICE_UNAVAILABLE, error.to_string());
             }
         }
     }
@@ -56,30 +63,35 @@ pub(super) async fn map(connection: Arc<Connection>, body: &[u8], authority: Str
     {
         tracing::warn!(node.id = %id, "a machine asked for the map of a node that is another machine's");
         let text = "this node key belongs to another machine";
-        return reply(&mut respond, Reply::refuse(StatusCode::FORBIDDEN, text));
+        return refused(respond, StatusCode::FORBIDDEN, text);
     }
     let Some(view) = snapshot.node_of(&node_key, &connection.machine) else {
         if request.stream {
-            return deleted(&connection, node_key, request.zstd, respond);
+            deleted(&connection, node_key, request.zstd, respond);
+            return None;
         }
-        return reply(
-            &mut respond,
-            Reply::refuse(StatusCode::NOT_FOUND, "there is no node with this key; log in again"),
-        );
+        return refused(respond, StatusCode::NOT_FOUND, "there is no node with this key; log in again");
     };
     let node = view.node.id;
     if request.stream {
-        return session::run(connection, node, request.zstd, authority, respond).await;
+        return Some(Opening { node, zstd: request.zstd, authority, respond, connection: Arc::clone(&connection) });
     }
     if request.omit_peers {
         let MapRequest { version, disco_key, hostinfo, endpoints, .. } = request;
         let report = Report { capability: version, disco_key, endpoints, hostinfo };
         app.control.event(Event::Reported(node, Box::new(report))).await;
-        return reply(&mut respond, Reply::empty(StatusCode::OK));
+        reply(&mut respond, Reply::empty(StatusCode::OK));
+        return None;
     }
     let shared = app.shared();
     let now = app.control.clock().now();
     one_frame(encoding::full(app, (&snapshot, &shared), node, now, request.zstd), respond);
+    None
+}
+
+fn refused(mut respond: SendResponse<Bytes>, status: StatusCode, text: impl Into<String>) -> Option<Opening> {
+    reply(&mut respond, Reply::refuse(status, text));
+    None
 }
 
 /// Tells a client whose node is gone that its key has expired. Any error would make it ask again for ever, in silence

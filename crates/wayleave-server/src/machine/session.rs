@@ -39,13 +39,19 @@ enum End {
     Stopped,
 }
 
-pub(super) async fn run(
-    connection: Arc<Connection>,
-    node: NodeId,
-    zstd: bool,
-    authority: String,
-    mut respond: SendResponse<Bytes>,
-) {
+/// A session that a client has asked for.
+pub(super) struct Opening {
+    pub(super) connection: Arc<Connection>,
+    pub(super) node: NodeId,
+    /// Its frames are to be compressed.
+    pub(super) zstd: bool,
+    /// The host that the client used.
+    pub(super) authority: String,
+    pub(super) respond: SendResponse<Bytes>,
+}
+
+pub(super) async fn run(opening: Opening) {
+    let Opening { connection, node, zstd, authority, mut respond } = opening;
     let app = Arc::clone(&connection.app);
     let seat = app.sessions.open(node, authority, connection.meter.clone());
     let id = seat.id;
@@ -129,6 +135,10 @@ impl Session<'_> {
                 }
                 None => encoding::full(self.app, next, self.node, now, self.zstd).ok_or(Cause::StreamEnded).map(Some),
             };
+            let is_router = |snapshot: &Snapshot| snapshot.node(self.node).is_some_and(|view| view.is_router);
+            if base.as_ref().is_some_and(|(old, _)| is_router(old)) != is_router(&snapshot) {
+                self.connection.role.notify_one();
+            }
             let version = snapshot.version;
             let before = base.replace((snapshot, shared)).map(|(old, _)| old.version);
             match parts {

@@ -82,8 +82,11 @@ impl Watch {
                     () = tokio::time::sleep_until(self.next) => {}
                 }
             } else {
-                // A node may become a router at any time, so a connection that is pinged rarely is looked at each second.
-                tokio::time::sleep_until(self.next).await;
+                tokio::select! {
+                    () = tokio::time::sleep_until(self.next) => {}
+                    // One that is pinged rarely may have to be pinged at once.
+                    () = connection.role.notified() => self.next = Instant::now(),
+                }
             }
             let late = Instant::now().saturating_duration_since(self.next);
             let now = self.clock.now();
@@ -102,7 +105,7 @@ impl Watch {
         let every = if connection.carries_router() { self.probes.router_every } else { self.probes.other_every };
         let since = now.since(self.sent_at);
         if since + Duration::from_millis(1) < every {
-            self.next = Instant::now() + (every - since).min(self.probes.router_every);
+            self.next = Instant::now() + (every - since);
             return;
         }
         self.mark.clear();

@@ -60,10 +60,45 @@ struct Router {
     steady_since: Option<Time>,
 }
 
+/// What is known against one route of a router.
+#[derive(Clone, Debug, Default)]
+struct Path {
+    /// It had an address of its own inside the prefix; that it has none any more convicts it.
+    had: bool,
+    gone: bool,
+    /// It passed the check, how often it missed it since, and what that comes to.
+    passed: bool,
+    missed: u32,
+    dead: bool,
+    /// When it was last not suspect any more.
+    cleared_at: Option<Time>,
+}
+
+impl Path {
+    /// Changes what stands against it. When nothing does any more, it is as if it had just come.
+    fn lifts(&mut self, now: Time, what: impl FnOnce(&mut Self)) {
+        let was = self.gone || self.dead;
+        what(self);
+        if was && !self.gone && !self.dead {
+            self.cleared_at = Some(now);
+        }
+    }
+}
+
+/// What came of a path check.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Check {
+    Passed,
+    Spared,
+    Missed,
+}
+
 /// What it is given of a node.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub drained: bool,
+    /// Its rows, and whether it advertises them now.
+    pub rows: BTreeMap<Prefix, bool>,
     /// Prefixes that it is a candidate for as far as rows and keys go, with the priority.
     pub offers: BTreeMap<Prefix, i64>,
 }
@@ -83,6 +118,13 @@ pub struct Reference {
     pub rules: BTreeMap<Prefix, Rules>,
     pub primary: BTreeMap<Prefix, Node>,
     moved: BTreeSet<Prefix>,
+    paths: BTreeMap<(Node, Prefix), Path>,
+    /// Inside which prefixes each node has an address, as it last said; nothing where it has said nothing.
+    addresses: BTreeMap<Node, BTreeSet<Prefix>>,
+    /// The last report had no address at all.
+    mute: BTreeSet<Node>,
+    /// What is checked behind the routers of a prefix.
+    checks: BTreeMap<Prefix, u8>,
     /// Sessions lost of late, and whether the last of them was the server's side.
     lost: Vec<(Time, Node)>,
     common: bool,
@@ -238,7 +280,89 @@ impl Reference {
         }
     }
 
+    /// A report of addresses; one without any says nothing.
+    pub fn reports(&mut self, node: Node, inside: Option<BTreeSet<Prefix>>) {
+        match inside {
+            Some(inside) => {
+                self.mute.remove(&node);
+                self.addresses.insert(node, inside);
+            }
+            None => drop(self.mute.insert(node)),
+        }
+    }
+
+    /// A path check is set, or set anew, or taken back.
+    pub fn sets_check(&mut self, prefix: Prefix, target: Option<u8>, now: Time) {
+        let before = self.checks.remove(&prefix);
+        self.checks.extend(target.map(|target| (prefix, target)));
+        if before.is_some() && before != target {
+            for (_, path) in self.paths.iter_mut().filter(|((_, of), _)| *of == prefix) {
+                (path.passed, path.missed) = (false, 0);
+                path.lifts(now, |path| path.dead = false);
+            }
+        }
+    }
+
+    pub fn checked(&mut self, node: Node, prefix: Prefix, target: u8, outcome: Check, late: bool, now: Time) {
+        let has_row = self.facts.get(&node).is_some_and(|facts| facts.rows.contains_key(&prefix));
+        if self.checks.get(&prefix) != Some(&target) || !has_row {
+            return;
+        }
+        let path = self.paths.entry((node, prefix)).or_default();
+        if outcome == Check::Missed {
+            path.missed += u32::from(!late);
+        } else {
+            path.passed |= outcome == Check::Passed;
+            path.missed = 0;
+            path.lifts(now, |path| path.dead = false);
+        }
+    }
+
+    /// Judges each route by itself (design.md 4): the address of its own, and what is behind it.
+    fn suspects(&mut self, prefix: Prefix, now: Time) {
+        self.paths
+            .retain(|(node, prefix), _| self.facts.get(node).is_some_and(|facts| facts.rows.contains_key(prefix)));
+        for (node, facts) in &self.facts {
+            let Some(advertised) = facts.rows.get(&prefix) else { continue };
+            if self.addresses.get(node).is_some_and(|inside| inside.contains(&prefix)) {
+                let path = self.paths.entry((*node, prefix)).or_default();
+                path.had |= advertised;
+                path.lifts(now, |path| path.gone = false);
+            }
+        }
+        let offers = self.facts.iter().filter(|(_, facts)| facts.offers.contains_key(&prefix));
+        let offers: Vec<Node> = offers.map(|(node, _)| *node).collect();
+        let path = |own: &Self, node: Node| own.paths.get(&(node, prefix)).cloned().unwrap_or_default();
+        let lost = |own: &Self, node: Node| {
+            own.addresses.get(&node).is_some_and(|inside| !inside.contains(&prefix)) && path(own, node).had
+        };
+        if offers.iter().any(|node| self.rank(*node, prefix) <= 1 && !lost(self, *node)) {
+            for node in offers.iter().filter(|node| lost(self, **node)).copied().collect::<Vec<_>>() {
+                self.paths.entry((node, prefix)).or_default().gone = true;
+            }
+        }
+        let fails = |own: &Self, node: Node| path(own, node).missed >= 2;
+        if self.checks.contains_key(&prefix)
+            && offers.iter().any(|node| self.rank(*node, prefix) <= 2 && !fails(self, *node))
+        {
+            for node in offers.iter().filter(|node| fails(self, **node)).copied().collect::<Vec<_>>() {
+                let path = self.paths.entry((node, prefix)).or_default();
+                path.dead |= path.passed;
+            }
+        }
+    }
+
+    /// Since when it has been steady for this prefix.
+    fn steady_since(&self, node: Node, prefix: Prefix) -> Option<Time> {
+        let since = self.routers.get(&node)?.steady_since?;
+        Some(self.paths.get(&(node, prefix)).and_then(|path| path.cleared_at).map_or(since, |at| at.max(since)))
+    }
+
     pub fn restarts(&mut self, primaries: &BTreeSet<Node>, now: Time) {
+        for path in self.paths.values_mut() {
+            *path = Path { had: path.had, ..Path::default() };
+        }
+        self.addresses.retain(|node, _| !self.mute.contains(node));
         (self.lost, self.common) = (Vec::new(), false);
         for node in primaries {
             self.router(*node);
@@ -257,6 +381,8 @@ impl Reference {
     pub fn deleted(&mut self, node: Node) {
         self.routers.remove(&node);
         self.facts.remove(&node);
+        self.addresses.remove(&node);
+        self.paths.retain(|(of, _), _| *of != node);
     }
 
     pub fn moves(&mut self, prefix: Prefix, to: Node) {
@@ -278,7 +404,8 @@ impl Reference {
             doubts.into_iter().flatten().chain(router.grace).chain(router.flapping_until)
         });
         let waits = self.rules.values().filter_map(|rules| rules.failback);
-        let steady = self.routers.values().filter_map(|router| router.steady_since);
+        let cleared = self.paths.values().filter_map(|path| path.cleared_at);
+        let steady = self.routers.values().filter_map(|router| router.steady_since).chain(cleared);
         let failbacks = steady.flat_map(|since| waits.clone().map(move |wait| since + wait));
         routers.chain(failbacks).filter(|at| *at > self.now).min()
     }
@@ -310,15 +437,18 @@ impl Reference {
             router.steady_since = if steady { router.steady_since.or(Some(now)) } else { None };
         }
         for prefix in self.rules.keys().copied().collect::<Vec<_>>() {
+            self.suspects(prefix, now);
             self.elect(prefix, now);
         }
     }
 
-    /// 0 steady, 1 flapping, 2 drained, 4 down.
-    fn rank(&self, node: Node) -> u8 {
+    /// 0 steady, 1 flapping, 2 drained, 3 suspect, 4 down.
+    fn rank(&self, node: Node, prefix: Prefix) -> u8 {
         let Some(router) = self.routers.get(&node) else { return 4 };
         if router.is_down() {
             4
+        } else if self.paths.get(&(node, prefix)).is_some_and(|path| path.gone || path.dead) {
+            3
         } else if self.drained(node) {
             2
         } else if router.flapping_until.is_some() {
@@ -331,7 +461,8 @@ impl Reference {
     fn elect(&mut self, prefix: Prefix, now: Time) {
         // Best first: by rank, then priority, then who joined first.
         let offers = self.facts.iter().filter_map(|(node, facts)| Some((*node, *facts.offers.get(&prefix)?)));
-        let mut all: Vec<(u8, i64, Node)> = offers.map(|(node, priority)| (self.rank(node), -priority, node)).collect();
+        let mut all: Vec<(u8, i64, Node)> =
+            offers.map(|(node, priority)| (self.rank(node, prefix), -priority, node)).collect();
         all.sort_unstable();
         let rules = self.rules[&prefix];
         let current = self.primary.get(&prefix).copied();
@@ -342,7 +473,7 @@ impl Reference {
             (Some(had), Some(_)) if rules.frozen => Some(had.2),
             (Some(had), Some(_)) if had.0 <= 1 => {
                 let waited = |node: Node| {
-                    let since = self.routers.get(&node).and_then(|router| router.steady_since);
+                    let since = self.steady_since(node, prefix);
                     rules.failback.zip(since).is_some_and(|(wait, since)| since + wait <= now)
                 };
                 let better = |c: &&(u8, i64, Node)| {

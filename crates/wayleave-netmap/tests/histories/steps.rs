@@ -25,6 +25,14 @@ pub enum Step {
     Echo(u8, bool, bool),
     /// A round of witnesses: 0 most reached it, 1 none did, 2 nobody could say; the server looked late or not.
     Probe(u8, u8, bool),
+    /// It reports addresses of its own: bits say inside which of the elected prefixes, and that it has one elsewhere.
+    Endpoints(u8, u8),
+    /// A path check of a prefix is set with this target, or taken back.
+    Check(u8, Option<u8>),
+    /// A path check through it is over: 0 passed, 1 spared, 2 missed; the server looked late or not.
+    Path(u8, u8, u8, bool),
+    /// One of an older target, or through a router that was something else when it began.
+    StalePath(u8, u8),
     /// Control is lost for so many milliseconds, by an end of the stream or by silence, and witnesses reach it all the while.
     LosesControl(u8, bool, u64),
     /// Bits say which prefixes.
@@ -62,6 +70,9 @@ pub fn history(seed: u64, events: usize) -> Vec<Step> {
             steps.push(Step::Advertises(node, 1 << (node % 3) | 1 << ((node + 1) % 3)));
             (0..ELECTED).for_each(|prefix| steps.push(Step::Approve(node, prefix)));
         }
+        if seed.is_multiple_of(3) {
+            (0..ELECTED).for_each(|prefix| steps.push(Step::Check(prefix, Some(99))));
+        }
     }
     while steps.len() < events {
         steps.push(step(&mut chance));
@@ -77,7 +88,7 @@ fn step(chance: &mut Chance) -> Step {
     let elected = chance.below(u64::from(ELECTED)) as u8;
     let some = chance.below(32) as u8;
     let of = (!chance.below(4).is_multiple_of(4)).then_some(elected);
-    match chance.below(119) {
+    match chance.below(137) {
         0..12 => Step::Opens(node),
         12..20 => Step::Loses(router, chance.below(2) == 0),
         20..22 => Step::EndsAnOldSession(node),
@@ -107,8 +118,19 @@ fn step(chance: &mut Chance) -> Step {
         99..102 => Step::Alive(router),
         102..107 => Step::Echo(router, chance.below(2) == 0, chance.below(5) == 0),
         107..114 => Step::Probe(router, chance.below(3) as u8, chance.below(5) == 0),
-        114..116 => Step::LosesControl(router, chance.below(2) == 0, chance.within(200, 27_000)),
+        114..116 => Step::LosesControl(
+            router,
+            chance.below(2) == 0,
+            match chance.below(4) {
+                0 => chance.within(5000, 27_000),
+                _ => chance.within(200, 5000),
+            },
+        ),
         116..118 => Step::Storm(chance.below(1 << NODES) as u8, [0, 40, 190][chance.below(3) as usize]),
+        118..123 => Step::Endpoints(router, chance.below(16) as u8),
+        123..126 => Step::Check(elected, [Some(98), Some(99), Some(99), None][chance.below(4) as usize]),
+        126..135 => Step::Path(router, elected, [0, 0, 1, 2, 2, 2][chance.below(6) as usize], chance.below(5) == 0),
+        135..136 => Step::StalePath(router, elected),
         _ => Step::Restart,
     }
 }

@@ -1,6 +1,7 @@
 //! A tailnet, what a store would have of it, the second election beside it, and one client that keeps its map.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use wayleave_model::{
     OnWithdraw, Prefix, PrefixChange, Route, RouteId, SessionId, Spread, Tag, Timestamp, UserId, WhenDown,
 };
 use wayleave_netmap::{PeerCache, Pieces, Shared};
-use wayleave_routes::{Cause, PrimaryChange, ProbeRound, Testimony};
+use wayleave_routes::{Cause, Group, PathOutcome, PathRound, PrimaryChange, ProbeRound, Role, Seat, Testimony};
 use wayleave_tailnet::{
-    ApproveMode, Command, Effect, Ending, Event, Loaded, LoginToken, NewAuthKey, Outcome, Registration, Report,
-    Settings, Tailnet, Write,
+    ApproveMode, Command, Effect, Ending, Event, Loaded, LoginToken, NewAuthKey, NewPathCheck, Outcome, Registration,
+    Report, Settings, Snapshot, Tailnet, Write,
 };
 
-use crate::reference::{COMMON, Facts, Reference, Rules};
+use crate::properties;
+use crate::reference::{COMMON, Check, Facts, Reference, Rules};
 use crate::steps::{ELECTED, NODES, PREFIXES, Step};
 use crate::viewer::Viewer;
 
@@ -56,10 +58,17 @@ pub struct World {
     open: BTreeMap<u8, SessionId>,
     generation: BTreeMap<u8, u8>,
     homes: BTreeMap<u8, u32>,
+    /// Where each has addresses, in bits ([`Step::Endpoints`]).
+    addresses: BTreeMap<u8, u8>,
 }
 
 pub fn prefix(p: u8) -> Prefix {
     PREFIXES[usize::from(p)].parse().unwrap()
+}
+
+/// An address behind the routers of a prefix.
+fn behind(p: u8, host: u8) -> IpAddr {
+    [[10, 1, 0, host], [10, 2, 0, host], [10, 1, 7, host]][usize::from(p)].into()
 }
 
 pub fn elected() -> impl Iterator<Item = Prefix> {
@@ -68,6 +77,27 @@ pub fn elected() -> impl Iterator<Item = Prefix> {
 
 pub fn settings() -> Settings {
     Settings { common_loss_sessions: COMMON, ..Settings::default() }
+}
+
+/// What there was before an event about a node.
+pub struct Picture {
+    pub node: NodeId,
+    pub snapshot: Snapshot,
+    pub own: BTreeSet<Prefix>,
+    pub seats: BTreeMap<(Prefix, Option<Group>), Seat>,
+}
+
+impl Picture {
+    pub fn of(world: &mut World, node: NodeId) -> Self {
+        let snapshot = world.tailnet.snapshot().clone();
+        let table = world.tailnet.routes();
+        let own = table.rows_of(node).map(|row| row.prefix).collect();
+        let seats = elected().flat_map(|prefix| {
+            let of = table.seats_of(&prefix).map(move |(group, seat)| ((prefix, group.cloned()), seat.clone()));
+            of.collect::<Vec<_>>()
+        });
+        Self { node, snapshot, own, seats: seats.collect() }
+    }
 }
 
 impl World {
@@ -96,6 +126,7 @@ impl World {
             open: BTreeMap::new(),
             generation: BTreeMap::new(),
             homes: BTreeMap::new(),
+            addresses: BTreeMap::new(),
         };
         world.ask(Command::CreateUser { name: "anna".into(), display_name: String::new(), email: None, role: None });
         world.ask(Command::CreateAuthKey(NewAuthKey {
@@ -141,6 +172,11 @@ impl World {
                         self.loaded.prefixes.push(row);
                     }
                 }
+                Write::PathCheck(check) => {
+                    self.loaded.path_checks.retain(|old| old.prefix != check.prefix);
+                    self.loaded.path_checks.push(check);
+                }
+                Write::DeletePathCheck(prefix) => self.loaded.path_checks.retain(|old| old.prefix != prefix),
                 Write::Moved { prefix, to, .. } => {
                     for row in self.routes.values_mut().filter(|row| row.prefix == prefix && row.deleted_at.is_none()) {
                         row.is_primary = row.node == to;
@@ -157,7 +193,21 @@ impl World {
     }
 
     fn tell(&mut self, event: Event) {
+        let of = match &event {
+            Event::SessionOpened(node, _)
+            | Event::SessionEnded(node, ..)
+            | Event::Silent(node, ..)
+            | Event::Answered(node, _)
+            | Event::Evidence(node, _)
+            | Event::Reported(node, _) => Some(*node),
+            _ => None,
+        };
+        let before = of.map(|node| Picture::of(self, node));
         let effects = self.tailnet.apply(event, self.now);
+        let common = effects.iter().any(|effect| matches!(effect, Effect::CommonLoss(_)));
+        if let Some(before) = before.filter(|_| !common) {
+            properties::an_event_concerns_only_prefixes_of_its_node(&before, self);
+        }
         self.run(effects);
     }
 
@@ -221,7 +271,11 @@ impl World {
                 let offered = row.advertised && row.enabled && row.deleted_at.is_none() && !expired;
                 offered.then_some((at, i64::from(row.priority)))
             });
-            let facts = Facts { drained: node.drained, offers: offers.collect() };
+            let rows = elected().enumerate().filter_map(|(at, prefix)| {
+                let row = table.row_of(node.id, &prefix)?;
+                row.deleted_at.is_none().then_some((at, row.advertised))
+            });
+            let facts = Facts { drained: node.drained, rows: rows.collect(), offers: offers.collect() };
             self.reference.facts.insert(node.id.get(), facts);
         }
         self.reference.rules = elected()
@@ -305,6 +359,51 @@ impl World {
                     self.tell(Event::Evidence(node, Testimony::Probe(round)));
                 }
             }
+            Step::Endpoints(n, which) => {
+                self.addresses.insert(*n, *which);
+                if let Some(node) = self.node(*n) {
+                    let routes = self.tailnet.registry().node(node).unwrap().hostinfo.routable_ips.clone();
+                    self.reports(*n, routes);
+                }
+            }
+            Step::Check(p, target) => {
+                let (prefix, by) = (prefix(*p), Approver::Cli);
+                let command = match target {
+                    Some(target) => Command::SetPathCheck(Box::new(NewPathCheck {
+                        prefix,
+                        target: behind(*p, *target),
+                        every: Duration::from_secs(2),
+                        witness: None,
+                        by,
+                    })),
+                    None => Command::RemovePathCheck { prefix },
+                };
+                if self.ask(command).is_some() {
+                    self.reference.sets_check(usize::from(*p), *target, now);
+                }
+            }
+            Step::Path(n, p, outcome, late) => self.checks(*n, *p, *outcome, *late),
+            Step::StalePath(n, p) => {
+                if let Some(node) = self.node(*n) {
+                    let is_primary = self.reference.primary.get(&usize::from(*p)) == Some(&node.get());
+                    let round = |role, asked_at, target| PathRound {
+                        prefix: prefix(*p),
+                        target: behind(*p, target),
+                        role,
+                        asked_at,
+                        due: self.now,
+                        outcome: PathOutcome::Missed,
+                    };
+                    let other = if is_primary { Role::Standby } else { Role::Primary };
+                    let before = self.tailnet.routes().seat(&prefix(*p)).map_or(self.now, |seat| seat.since);
+                    let role = if is_primary { Role::Primary } else { Role::Standby };
+                    let mut stale = vec![round(other, self.now, 99), round(role, self.now, 97)];
+                    if is_primary {
+                        stale.push(round(Role::Primary, before - Duration::from_millis(1), 99));
+                    }
+                    stale.into_iter().for_each(|round| self.tell(Event::Evidence(node, Testimony::Path(round))));
+                }
+            }
             Step::LosesControl(n, stream, millis) => self.loses_control(*n, *stream, *millis),
             Step::Advertises(n, which) => {
                 let routes = (0..5).filter(|p| which & (1 << p) != 0).map(prefix).collect();
@@ -348,6 +447,24 @@ impl World {
 
     fn due(&self, late: bool) -> Timestamp {
         if late { self.now - Duration::from_millis(251) } else { self.now }
+    }
+
+    fn checks(&mut self, n: u8, p: u8, outcome: u8, late: bool) {
+        let Some(node) = self.node(n) else { return };
+        let Some(check) = self.tailnet.path_check(&prefix(p)) else { return };
+        let (target, at) = (check.target, usize::from(p));
+        let number = if target == behind(p, 98) { 98 } else { 99 };
+        let is_primary = self.reference.primary.get(&at) == Some(&node.get());
+        let role = if is_primary { Role::Primary } else { Role::Standby };
+        let (told, outcome) = [
+            (Check::Passed, PathOutcome::Passed),
+            (Check::Spared, PathOutcome::Spared),
+            (Check::Missed, PathOutcome::Missed),
+        ][usize::from(outcome)];
+        self.reference.checked(node.get(), at, number, told, late, self.now.as_millis());
+        let due = self.due(late);
+        let round = PathRound { prefix: prefix(p), target, role, asked_at: self.now, due, outcome };
+        self.tell(Event::Evidence(node, Testimony::Path(round)));
     }
 
     fn alive(&mut self, n: u8) {
@@ -446,9 +563,18 @@ impl World {
         let home = self.homes.get(&n).copied().unwrap_or(900);
         let net_info = Some(NetInfo { preferred_derp: home, ..NetInfo::default() });
         let hostinfo = Hostinfo { hostname: format!("n{n}"), routable_ips, net_info, ..Hostinfo::default() };
-        let endpoint = Endpoint { address: ([10, 0, 0, n], 1).into(), kind: EndpointKind::Local };
+        let which = self.addresses.get(&n).copied().unwrap_or(8);
+        let all = [[10, 1, 0, n], [10, 2, 0, n], [10, 1, 7, n], [10, 0, 0, n]];
+        let own = all.into_iter().enumerate().filter(|(at, _)| which & (1 << at) != 0);
+        let endpoints = own.map(|(_, ip)| Endpoint { address: (ip, 1).into(), kind: EndpointKind::Local });
+        let endpoints: Vec<Endpoint> = endpoints.collect();
+        let inside = |(at, prefix): (usize, Prefix)| {
+            endpoints.iter().any(|endpoint| prefix.contains(endpoint.address.ip())).then_some(at)
+        };
+        let inside = elected().enumerate().filter_map(inside).collect();
+        self.reference.reports(node.get(), (!endpoints.is_empty()).then_some(inside));
         let disco_key = Some(DiscoKey::from_bytes([n; 32]));
-        let report = Report { capability: 142, disco_key, endpoints: vec![endpoint], hostinfo: Some(hostinfo) };
+        let report = Report { capability: 142, disco_key, endpoints, hostinfo: Some(hostinfo) };
         self.tell(Event::Reported(node, Box::new(report)));
     }
 

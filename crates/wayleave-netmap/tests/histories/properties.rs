@@ -29,7 +29,7 @@ pub fn hold(world: &mut World, step: &Step) {
     if world.seed.is_multiple_of(8) && world.steps.is_multiple_of(17) {
         pieces_say_what_the_full_map_says(world);
     }
-    if world.steps.is_multiple_of(4 << (world.seed % 4)) {
+    if world.steps.is_multiple_of(5 << (world.seed % 4)) {
         deltas_add_up_to_the_full_map(world);
     }
 }
@@ -211,7 +211,7 @@ fn deltas_add_up_to_the_full_map(world: &mut World) {
     let Some(mut viewer) = world.viewer.take() else { return world.connect_viewer() };
     let snapshot = world.tailnet.snapshot().clone();
     if viewer.follows(&snapshot, &world.shared, &world.cache, world.now) {
-        if world.steps.is_multiple_of(32) {
+        if world.steps.is_multiple_of(40) {
             let fault = viewer.differs(&snapshot, &world.shared, &world.cache, world.now);
             assert_eq!(fault, None, "what {} was told does not add up", viewer.node);
         }

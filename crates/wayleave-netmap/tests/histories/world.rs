@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use wayleave_model::{
@@ -63,7 +63,8 @@ pub struct World {
 }
 
 pub fn prefix(p: u8) -> Prefix {
-    PREFIXES[usize::from(p)].parse().unwrap()
+    static ALL: LazyLock<Vec<Prefix>> = LazyLock::new(|| PREFIXES.iter().map(|text| text.parse().unwrap()).collect());
+    ALL[usize::from(p)]
 }
 
 /// An address behind the routers of a prefix.

@@ -333,6 +333,9 @@ impl Health {
     }
 
     /// Time is over for doubts and a grace. Returns what it is convicted of by that.
+    ///
+    /// A server that comes late to look was late to take in what witnesses answered meanwhile too: that they are not known to have
+    /// reached the router any more convicts nobody then, and they get the time for one more answer.
     pub(crate) fn time_over(&mut self, now: Timestamp, judging: &Judging) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         if self.grace.is_some_and(|until| until <= now) {
@@ -340,7 +343,14 @@ impl Health {
             verdicts.extend(self.convictions.convict(Cause::NotBack, Mode::Act, now));
         }
         while let Some((kind, doubt)) = self.doubts.iter().find(|(_, doubt)| doubt.until <= now) {
-            let (kind, cause) = (*kind, doubt.cause);
+            let (kind, doubt) = (*kind, *doubt);
+            let is_held = self.alive_at.is_some_and(|alive_at| alive_at > doubt.at);
+            let until = (now + judging.hold_lasts).min(doubt.at + judging.hold_most);
+            if is_held && judging.is_late(doubt.until, now) && until > now {
+                self.doubts.insert(kind, Doubt { until, ..doubt });
+                continue;
+            }
+            let cause = doubt.cause;
             self.doubts.remove(&kind);
             verdicts.extend(self.convictions.convict(cause, judging.mode(kind), now));
         }

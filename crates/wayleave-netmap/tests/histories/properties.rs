@@ -26,10 +26,10 @@ pub fn hold(world: &mut World, step: &Step) {
         for_each_viewer_a_prefix_is_on_at_most_one_peer(world);
     }
     // What costs much is looked at more often in some histories than in others.
-    if world.seed.is_multiple_of(8) && world.steps.is_multiple_of(17) {
+    if world.seed.is_multiple_of(32) && world.steps.is_multiple_of(17) {
         pieces_say_what_the_full_map_says(world);
     }
-    if world.steps.is_multiple_of(5 << (world.seed % 4)) {
+    if world.steps.is_multiple_of(5 << (world.seed % 5)) {
         deltas_add_up_to_the_full_map(world);
     }
 }
@@ -37,7 +37,7 @@ pub fn hold(world: &mut World, step: &Step) {
 /// Once, when all has happened.
 pub fn hold_at_the_end(world: &mut World, history: &[Step], seed: u64) {
     for_each_viewer_a_prefix_is_on_at_most_one_peer(world);
-    if seed.is_multiple_of(16) {
+    if seed.is_multiple_of(64) {
         replaying_gives_the_same_table(world, history, seed);
     }
     world.passes(61_000);
@@ -211,7 +211,7 @@ fn deltas_add_up_to_the_full_map(world: &mut World) {
     let Some(mut viewer) = world.viewer.take() else { return world.connect_viewer() };
     let snapshot = world.tailnet.snapshot().clone();
     if viewer.follows(&snapshot, &world.shared, &world.cache, world.now) {
-        if world.steps.is_multiple_of(40) {
+        if world.steps.is_multiple_of(80) {
             let fault = viewer.differs(&snapshot, &world.shared, &world.cache, world.now);
             assert_eq!(fault, None, "what {} was told does not add up", viewer.node);
         }

@@ -25,6 +25,8 @@ const HOLD: Time = 1000;
 const HOLD_MOST: Time = 30_000;
 const SETTLES: Time = 10_000;
 const FORGETS: Time = 30_000;
+/// The server is late by more than this.
+const LATE: Time = 250;
 
 /// What one kind of evidence says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,6 +36,16 @@ enum Word {
     /// It speaks against the router since the first time, and convicts it at the second.
     Doubts(Time, Time),
     Convicts,
+}
+
+impl Word {
+    /// When it convicts.
+    const fn until(self) -> Option<Time> {
+        match self {
+            Self::Doubts(_, until) => Some(until),
+            Self::Nothing | Self::Convicts => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -397,11 +409,8 @@ impl Reference {
     /// The next moment at which something changes by itself; the caller stops there.
     pub fn next(&self) -> Option<Time> {
         let routers = self.routers.values().flat_map(|router| {
-            let doubts = [router.stream, router.ping].map(|word| match word {
-                Word::Doubts(_, until) => Some(until),
-                Word::Nothing | Word::Convicts => None,
-            });
-            doubts.into_iter().flatten().chain(router.grace).chain(router.flapping_until)
+            let doubts = [router.stream, router.ping].into_iter().filter_map(Word::until);
+            doubts.chain(router.grace).chain(router.flapping_until)
         });
         let waits = self.rules.values().filter_map(|rules| rules.failback);
         let cleared = self.paths.values().filter_map(|path| path.cleared_at);
@@ -419,8 +428,23 @@ impl Reference {
                 router.grace = None;
                 router.stream = Word::Convicts;
             }
-            let is_over = |word: Word| matches!(word, Word::Doubts(_, until) if until <= now);
-            let over = [is_over(router.stream), is_over(router.ping)];
+            let due = |word: Word| matches!(word, Word::Doubts(_, until) if until <= now);
+            let first =
+                [router.stream, router.ping].into_iter().filter(|word| due(*word)).filter_map(Word::until).min();
+            if router.flapping_until.is_some_and(|until| until <= now && first.is_none_or(|first| until < first)) {
+                router.calms();
+            }
+            // Witnesses that reached it may answer once more where the server looks late.
+            let alive_at = router.alive_at;
+            for word in [&mut router.stream, &mut router.ping] {
+                if let Word::Doubts(at, until) = word
+                    && now - *until > LATE
+                    && alive_at.is_some_and(|alive_at| alive_at > *at)
+                {
+                    *until = (*until).max((now + HOLD).min(*at + HOLD_MOST));
+                }
+            }
+            let over = [due(router.stream), due(router.ping)];
             if over.contains(&true) {
                 router.convicts(drained.contains(node), now, |router| {
                     for (word, over) in [&mut router.stream, &mut router.ping].into_iter().zip(over) {
@@ -429,9 +453,7 @@ impl Reference {
                 });
             }
             if router.flapping_until.is_some_and(|until| until <= now) {
-                router.flapping_until = None;
-                router.downs.clear();
-                router.losses.clear();
+                router.calms();
             }
             let steady = !router.is_down() && router.flapping_until.is_none() && !drained.contains(node);
             router.steady_since = if steady { router.steady_since.or(Some(now)) } else { None };
@@ -497,6 +519,13 @@ impl Reference {
 impl Router {
     fn is_down(&self) -> bool {
         self.stream == Word::Convicts || self.ping == Word::Convicts || self.echo || self.probe
+    }
+
+    /// It was quiet for so long that it does not flap any more.
+    fn calms(&mut self) {
+        self.flapping_until = None;
+        self.downs.clear();
+        self.losses.clear();
     }
 
     /// What is known of an older session is known no more.

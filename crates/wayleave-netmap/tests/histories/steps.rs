@@ -57,6 +57,8 @@ pub enum Step {
     Joins(u8),
     /// Milliseconds.
     Passes(u64),
+    /// The server stands still for so many milliseconds, and then does all that was due.
+    StandsStill(u64),
     Restart,
 }
 
@@ -88,7 +90,7 @@ fn step(chance: &mut Chance) -> Step {
     let elected = chance.below(u64::from(ELECTED)) as u8;
     let some = chance.below(32) as u8;
     let of = (!chance.below(4).is_multiple_of(4)).then_some(elected);
-    match chance.below(137) {
+    match chance.below(139) {
         0..12 => Step::Opens(node),
         12..20 => Step::Loses(router, chance.below(2) == 0),
         20..22 => Step::EndsAnOldSession(node),
@@ -131,6 +133,7 @@ fn step(chance: &mut Chance) -> Step {
         123..126 => Step::Check(elected, [Some(98), Some(99), Some(99), None][chance.below(4) as usize]),
         126..135 => Step::Path(router, elected, [0, 0, 1, 2, 2, 2][chance.below(6) as usize], chance.below(5) == 0),
         135..136 => Step::StalePath(router, elected),
+        136..138 => Step::StandsStill(chance.within(100, 4000)),
         _ => Step::Restart,
     }
 }

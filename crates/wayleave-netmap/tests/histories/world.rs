@@ -266,32 +266,29 @@ impl World {
         let table = self.tailnet.routes();
         self.reference.facts.clear();
         for node in self.tailnet.registry().nodes() {
-            let offers = elected().enumerate().filter_map(|(at, prefix)| {
-                let row = table.row_of(node.id, &prefix)?;
-                let expired = node.expires_at.is_some_and(|end| end <= self.now);
-                let offered = row.advertised && row.enabled && row.deleted_at.is_none() && !expired;
-                offered.then_some((at, i64::from(row.priority)))
-            });
-            let rows = elected().enumerate().filter_map(|(at, prefix)| {
-                let row = table.row_of(node.id, &prefix)?;
-                row.deleted_at.is_none().then_some((at, row.advertised))
-            });
-            let facts = Facts { drained: node.drained, rows: rows.collect(), offers: offers.collect() };
+            let mut facts = Facts { drained: node.drained, ..Facts::default() };
+            let expired = node.expires_at.is_some_and(|end| end <= self.now);
+            for (at, prefix) in elected().enumerate() {
+                let Some(row) = table.row_of(node.id, &prefix) else { continue };
+                facts.rows.insert(at, row.advertised);
+                if row.advertised && row.enabled && !expired {
+                    facts.offers.insert(at, i64::from(row.priority));
+                }
+            }
             self.reference.facts.insert(node.id.get(), facts);
         }
-        self.reference.rules = elected()
-            .enumerate()
-            .map(|(at, prefix)| {
-                let of = |key: Option<&Prefix>| table.overrides(key).cloned().unwrap_or_default();
-                let (own, all) = (of(Some(&prefix)), of(None));
-                let failback = match own.failback.or(all.failback).unwrap_or_default() {
-                    Failback::After(wait) => i64::try_from(wait.as_millis()).ok(),
-                    Failback::Never => None,
-                };
-                let holds = [own.frozen, all.frozen].into_iter().flatten().any(|freeze| freeze.until > self.now);
-                (at, Rules { failback, frozen: holds })
-            })
-            .collect();
+        let all = table.overrides(None);
+        for (at, prefix) in elected().enumerate() {
+            let own = table.overrides(Some(&prefix));
+            let failback = own.and_then(|own| own.failback).or(all.and_then(|all| all.failback)).unwrap_or_default();
+            let failback = match failback {
+                Failback::After(wait) => i64::try_from(wait.as_millis()).ok(),
+                Failback::Never => None,
+            };
+            let mut freezes = [own, all].into_iter().flatten().filter_map(|of| of.frozen.as_ref());
+            let frozen = freezes.any(|freeze| freeze.until > self.now);
+            self.reference.rules.insert(at, Rules { failback, frozen });
+        }
         self.reference.decide(self.now.as_millis());
     }
 
@@ -423,6 +420,11 @@ impl World {
                 self.approve(*n, all, ApproveMode::Replace);
             }
             Step::Passes(millis) => self.passes(*millis),
+            Step::StandsStill(millis) => {
+                self.now = self.now + Duration::from_millis(*millis);
+                let effects = self.tailnet.handle_deadline(self.now);
+                self.run(effects);
+            }
             Step::Restart => self.restarts(),
             Step::Delete(n) => {
                 if let Some(node) = self.node(*n) {

@@ -287,6 +287,33 @@ fn s10_answers_to_witnesses_hold_a_lost_router_for_thirty_seconds_and_no_longer(
 }
 
 #[test]
+fn s30_a_server_that_stood_still_lets_witnesses_answer_once_more_before_it_convicts() {
+    let settings = Settings::default();
+    let judging = &settings.judging;
+    let silent = |alive_at: Option<i64>| {
+        let mut health = state_named("up");
+        alive_at.map(|at| health.alive(t(at), &settings));
+        let verdict = health.silent(s(5), Cause::PingUnanswered, t(10_000), judging);
+        assert_eq!(verdict.is_none(), alive_at.is_some());
+        health
+    };
+    let mut health = silent(Some(9_900));
+    assert_eq!(health.next_deadline(), Some(t(10_900)));
+    assert_eq!(health.time_over(t(13_000), judging), [], "2.1 s late");
+    assert_eq!(health.next_deadline(), Some(t(14_000)));
+    health.alive(t(13_100), &settings);
+    assert_eq!(health.next_deadline(), Some(t(14_100)));
+    assert_eq!(health.time_over(t(14_100), judging), [Verdict::Convicted(Cause::PingUnanswered)], "in time");
+    // Not beyond the time for which answers may hold it.
+    let mut health = silent(Some(9_900));
+    assert_eq!(health.time_over(t(38_000), judging), [Verdict::Convicted(Cause::PingUnanswered)]);
+    // A closed connection counts, also where the server was late.
+    let mut health = state_named("up");
+    assert!(health.lost(s(5), Cause::ConnectionClosed, t(10_000), &settings));
+    assert_eq!(health.time_over(t(13_000), judging), [Verdict::Convicted(Cause::ConnectionClosed)]);
+}
+
+#[test]
 fn an_answer_of_a_process_that_is_about_to_end_costs_no_more_than_it_is_old() {
     let settings = Settings::default();
     let mut health = state_named("up");

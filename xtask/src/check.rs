@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::e2e::{self, E2eArgs, Tally};
-use crate::{bench, conformance, histories, say, tidy, top};
+use crate::{bench, conformance, histories, say, simulate, tidy, top};
 
 /// How to check.
 #[derive(Debug, Args)]
@@ -50,6 +50,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
         tally.skipped += 1;
     }
     step(&mut tally, "histories", histories::in_check);
+    step(&mut tally, "simulated tailnets", simulate::in_check);
     tests(&mut tally, &["test", "--workspace", "--no-fail-fast"])?;
     let cases = conformance::tests()?;
     step(&mut tally, "a hundred simulated clients", bench::hundred);

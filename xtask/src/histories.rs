@@ -19,7 +19,7 @@ pub struct HistoriesArgs {
 }
 
 /// As many as the check runs.
-const IN_CHECK: u64 = 50_000;
+const IN_CHECK: u64 = 100_000;
 
 /// Runs as many as are asked for. The test prints how many it ran, or the shortest history that fails.
 pub fn run(args: &HistoriesArgs) -> anyhow::Result<()> {

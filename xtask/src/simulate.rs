@@ -21,6 +21,14 @@ pub struct SimulateArgs {
     seed: Option<u64>,
 }
 
+/// As many as the check plays, always the same: what a check finds should not depend on the day.
+const IN_CHECK: SimulateArgs = SimulateArgs { seeds: 25, from: Some(1), seed: None };
+
+/// Plays as many as the check does.
+pub fn in_check() -> anyhow::Result<()> {
+    run(&IN_CHECK)
+}
+
 /// Plays as many as are asked for. The test prints how many it played, or the seed that fails.
 pub fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

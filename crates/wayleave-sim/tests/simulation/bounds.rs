@@ -139,6 +139,68 @@ fn most_sessions_lost_at_once_are_the_servers_side_and_the_primary_stays_for_30_
 }
 
 #[test]
+fn half_of_the_tailnet_is_cut_off_from_the_server_and_learns_all_when_it_is_back() {
+    play(|mut sim| async move {
+        sim.tailnet(2, 6, &[P]).await;
+        // r1 and c1 to c3 are on the other side, for control and for data.
+        let lost = [0, 2, 3, 4];
+        lost.into_iter().for_each(|at| sim.machines[at].cut_control());
+        sim.ground.part(&["r1", "c1", "c2", "c3"], &["r2", "c4", "c5", "c6"]);
+        let on = |sim: &Sim, of: &[usize], router: &str| {
+            of.iter().all(|at| sim.machines[*at].shared.carriers(P) == [router])
+        };
+        let took = sim.until("this side has r2", secs(2) + PING + WAYS, |sim| on(sim, &[5, 6, 7], "r2")).await;
+        assert!(took >= secs(2), "after {took:?}");
+        sim.sleep(secs(10)).await;
+        assert!(on(&sim, &[2, 3, 4], "r1"), "the other side keeps what it has, and uses it");
+        sim.approve("r2", &["10.9.0.0/16"]).await;
+        lost.into_iter().for_each(|at| sim.machines[at].mend_control());
+        sim.ground.join();
+        moves(&sim, "r2", ms(0), secs(30)).await;
+        stays(&sim, "r2", secs(20)).await;
+        assert!(sim.machines.iter().all(|machine| machine.shared.is_connected()));
+    });
+}
+
+#[test]
+fn control_of_half_of_the_tailnet_is_cut_and_the_witnesses_on_this_side_hold_the_router() {
+    play(|mut sim| async move {
+        sim.tailnet(2, 6, &[P]).await;
+        let lost = [0, 2, 3, 4];
+        lost.into_iter().for_each(|at| sim.machines[at].cut_control());
+        stays(&sim, "r1", secs(14)).await;
+        lost.into_iter().for_each(|at| sim.machines[at].mend_control());
+        stays(&sim, "r1", secs(40)).await;
+    });
+}
+
+#[test]
+fn a_partition_between_clients_convicts_a_router_only_where_most_witnesses_are_on_the_other_side() {
+    play(|mut sim| async move {
+        sim.tailnet(2, 3, &[P]).await;
+        sim.ground.part(&["c1"], &["r1"]);
+        stays(&sim, "r1", secs(30)).await;
+        sim.ground.part(&["c2"], &["r1"]);
+        moves(&sim, "r2", ms(3500), ms(5500) + WAYS).await;
+        sim.ground.join();
+        stays(&sim, "r2", secs(30)).await;
+    });
+}
+
+#[test]
+fn the_server_stands_still_while_witnesses_hold_a_router_and_holds_it_on() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        sim.machines[0].cut_control();
+        sim.sleep(secs(5)).await;
+        tokio::time::advance(secs(3)).await;
+        stays(&sim, "r1", secs(5)).await;
+        sim.machines[0].mend_control();
+        stays(&sim, "r1", secs(30)).await;
+    });
+}
+
+#[test]
 fn a_slow_reader_costs_only_itself() {
     play(|mut sim| async move {
         sim.tailnet(2, 4, &[P]).await;

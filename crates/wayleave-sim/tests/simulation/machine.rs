@@ -1,7 +1,7 @@
 //! A machine of the tailnet: what `tailscaled` does as far as the server can tell. It joins, keeps a map stream open, connects again
 //! after a loss, answers what the server asks, and pings others over a data plane that only exists here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,6 +28,27 @@ pub struct Ground {
     pub network: Network,
     /// Where machines are in the tailnet, by address.
     tailnet: Arc<Mutex<BTreeMap<IpAddr, Arc<Shared>>>>,
+    /// Pairs of machines, by name, between which nothing passes.
+    apart: Arc<Mutex<BTreeSet<(String, String)>>>,
+}
+
+impl Ground {
+    /// Nothing passes between these and those over the tailnet any more.
+    pub fn part(&self, some: &[&str], others: &[&str]) {
+        let pairs = some.iter().flat_map(|one| others.iter().map(|other| ((*one).to_owned(), (*other).to_owned())));
+        self.apart.lock().unwrap().extend(pairs);
+    }
+
+    /// All reach each other again.
+    pub fn join(&self) {
+        self.apart.lock().unwrap().clear();
+    }
+
+    fn passes(&self, one: &Shared, other: &Shared) -> bool {
+        let apart = self.apart.lock().unwrap();
+        let pair = |a: &Shared, b: &Shared| apart.contains(&(a.name.clone(), b.name.clone()));
+        one.is_reachable() && other.is_reachable() && !pair(one, other) && !pair(other, one)
+    }
 }
 
 /// A machine, as others see it.
@@ -287,7 +308,7 @@ async fn answer(ground: Ground, shared: Arc<Shared>, client: Client, request: Va
             match peer {
                 Some(peer) if known => {
                     // A time-out is never told.
-                    if !peer.is_reachable() || !shared.is_reachable() {
+                    if !ground.passes(&shared, &peer) {
                         return;
                     }
                     json!({ "Type": kind, "IP": ip, "LatencySeconds": 0.008 }).to_string()

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use wayleave_routes::Because;
+
 use crate::sim::{Sim, play};
 
 const P: &str = "10.1.0.0/16";
@@ -13,17 +15,17 @@ const FEW: u64 = 4;
 /// Troubles in one history.
 const TROUBLES: u32 = 30;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long a prefix may be on a router that nobody reaches, while another has been well. The worst is WireGuard alone, which two
-/// rounds of witnesses find (5.5 s); a router that comes back meanwhile is not asked about for 10 s.
+/// How long a prefix may be on a router that nobody reaches, while another has been well (design.md 4). The worst is WireGuard alone, which
+/// two rounds of witnesses find (5.5 s); a router that comes back meanwhile is not asked about for 10 s (`probe_settle`).
 const BOUND: Duration = Duration::from_millis(5600);
 const SETTLES: Duration = Duration::from_secs(10);
 /// A server that starts waits so long for a primary.
 const STARTING: Duration = Duration::from_secs(30);
 /// A router counts as well when nothing has been wrong with it for so long.
 const WELL: Duration = Duration::from_secs(5);
-/// A link that is cut for so long may cost control twice that, until TCP sends again (`network.rs`): less than the 30 s for which
-/// witnesses hold a router.
-const SHORT: Duration = Duration::from_secs(14);
+/// Witnesses hold a router without control for less than 30 s. A link that is cut for so long costs control up to twice that, until TCP
+/// sends again (`network.rs`), and half a second until the server has heard of it.
+const SHORT: Duration = Duration::from_millis(14_750);
 
 /// Numbers from a seed (SplitMix64).
 struct Chance(u64);
@@ -60,8 +62,20 @@ enum Trouble {
 struct Health {
     trouble: Option<(Trouble, Duration)>,
     well_since: Duration,
-    /// It ever had another trouble than a short loss of control, or lost control while the server started.
-    spoilt: bool,
+    /// Its trouble is a loss of control, and all was well with it when that began.
+    only_control: bool,
+    /// What was wrong with it may cost it its prefix until then.
+    excused_until: Duration,
+}
+
+impl Health {
+    /// 12 says nothing of it now.
+    fn is_excused(&self, now: Duration) -> bool {
+        match self.trouble {
+            Some((_, since)) => !self.only_control || now >= since + SHORT,
+            None => now < self.excused_until,
+        }
+    }
 }
 
 struct World {
@@ -165,6 +179,7 @@ impl World {
             }
             _ => {
                 let is_last = at + 1 == self.health.len();
+                let was_well = self.is_well(at, now);
                 let machine = &mut self.sim.machines[at];
                 let health = &mut self.health[at];
                 if let Some((trouble, since)) = health.trouble.take() {
@@ -178,6 +193,9 @@ impl World {
                     }
                     // TCP may take as long again until it sends what was lost on a link that was cut.
                     health.well_since = now + (now - since);
+                    if !health.only_control || now >= since + SHORT {
+                        health.excused_until = health.well_since + WELL;
+                    }
                     return;
                 }
                 let all = [Trouble::Killed, Trouble::Pulled, Trouble::Frozen, Trouble::NoControl, Trouble::NoData];
@@ -192,7 +210,7 @@ impl World {
                     Trouble::NoData => machine.block_data(),
                 }
                 health.trouble = Some((trouble, now));
-                health.spoilt |= trouble != Trouble::NoControl;
+                health.only_control = trouble == Trouble::NoControl && was_well;
             }
         }
     }
@@ -200,7 +218,11 @@ impl World {
     fn server(&mut self, now: Duration) {
         self.server_at = now;
         // Without a session before, nobody knows what a router without control is.
-        self.health.iter_mut().filter(|health| health.trouble.is_some()).for_each(|health| health.spoilt = true);
+        for health in &mut self.health {
+            health.only_control = false;
+            // Who is not back within the time that a start gives is down until it is.
+            health.excused_until = health.excused_until.max(now + STARTING + WELL);
+        }
     }
 
     async fn look_for(&mut self, time: Duration) {
@@ -209,7 +231,7 @@ impl World {
             self.sim.sleep(LOOK_EVERY).await;
             self.sim.nobody_saw_double();
             self.on_a_reachable_router_within_the_bound();
-            self.a_live_router_keeps_its_prefixes();
+            self.a_live_router_keeps_its_prefixes().await;
         }
     }
 
@@ -242,27 +264,30 @@ impl World {
         }
     }
 
-    /// 12: a live router whose witnesses answer keeps its prefixes through any loss of control shorter than 30 s.
-    fn a_live_router_keeps_its_prefixes(&mut self) {
+    /// 12: a live router whose witnesses answer keeps its prefixes through any loss of control shorter than 30 s; and one with which all is
+    /// well is never called down. What it loses because it flaps, say, is another thing.
+    async fn a_live_router_keeps_its_prefixes(&mut self) {
         let now = self.sim.elapsed();
-        for health in &mut self.health {
-            health.spoilt |= health.trouble.is_some_and(|(_, since)| now >= since + SHORT);
-        }
         let witness = &self.sim.machines[self.routers].shared;
         let carriers = witness.carriers(P);
         let Some(on) = carriers.first().and_then(|name| self.sim.machines.iter().position(|m| m.shared.name == *name))
         else {
             return;
         };
-        if let Some(before) = self.carrier.replace(on).filter(|before| *before != on) {
-            assert!(
-                self.health[before].spoilt,
-                "{P} moved from {} to {}, and {:?} was all that {0} ever had ({now:?})",
-                self.name(before),
-                self.name(on),
-                self.health[before].trouble
-            );
+        let Some(before) = self.carrier.replace(on).filter(|before| *before != on) else { return };
+        if self.health[before].is_excused(now) {
+            return;
         }
+        let prefix = P.parse().unwrap();
+        let because = self.sim.read(move |tailnet| tailnet.routes().seat(&prefix).map(|seat| seat.because.clone()));
+        let because = because.await;
+        assert!(
+            !matches!(because, Some(Because::IncumbentDown(_))),
+            "{P} moved from {} to {} ({because:?}), and {:?} is all that is wrong with {0} ({now:?})",
+            self.name(before),
+            self.name(on),
+            self.health[before].trouble
+        );
     }
 
     fn name(&self, at: usize) -> &str {
@@ -281,7 +306,10 @@ impl World {
                 Some((Trouble::NoData, _)) => machine.pass_data(),
                 None => continue,
             }
-            self.health[at].well_since = self.sim.elapsed();
+            // As in `trouble`, but what began long ago is over long ago.
+            let now = self.sim.elapsed();
+            self.health[at].well_since = now;
+            self.health[at].excused_until = now + Duration::from_secs(60);
         }
         // Longer than a better router waits, so that nothing moves while all are asked.
         self.look_for(Duration::from_secs(75)).await;

@@ -123,6 +123,7 @@ fn the_second_election_comes_to_the_same(world: &World, step: &Step) {
 }
 
 /// 5. An event about a node changes only prefixes that it has routes for, or that cover those, and only for viewers that are told of them.
+///
 /// What the node itself sees is its own business: where it is says which router it is given, and what it offers who may answer it.
 pub fn an_event_concerns_only_prefixes_of_its_node(before: &Picture, world: &mut World) {
     let after = Picture::of(world, before.node);

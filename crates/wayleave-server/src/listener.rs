@@ -99,7 +99,7 @@ async fn connection<S: Transport>(
 ) {
     // A connection that fails here is the client's to make again.
     drop(stream.send_at_once().and_then(|()| stream.bound_unsent(MOST_UNSENT)));
-    let Ok(stream) = MeteredStream::new(stream, app.control.clock().clone()) else { return };
+    let stream = MeteredStream::new(stream, app.control.clock().clone());
     let meter = stream.meter();
     let accepted_at = app.control.clock().now();
     let peer = Peer { address, accepted_at, meter, permit: Arc::new(Mutex::new(Some(permit))) };

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,8 +14,8 @@ use crate::transport::{Kernel, Transport};
 
 #[derive(Debug)]
 struct Counts {
-    /// Closes with the stream.
-    kernel: Box<dyn Kernel>,
+    /// `None` once the stream is closed. Locked while it is asked, so that it is not closed meanwhile.
+    kernel: Mutex<Option<Box<dyn Kernel>>>,
     written: AtomicU64,
     heard_at: AtomicI64,
 }
@@ -45,14 +45,10 @@ pub struct Reading {
 
 impl<S: Transport> MeteredStream<S> {
     /// Wraps a stream.
-    ///
-    /// # Errors
-    ///
-    /// There are no more file descriptors.
-    pub fn new(inner: S, clock: Clock) -> io::Result<Self> {
-        let kernel = Box::new(inner.kernel()?);
+    pub fn new(inner: S, clock: Clock) -> Self {
+        let kernel = Mutex::new(Some(Box::new(inner.kernel()) as Box<dyn Kernel>));
         let heard_at = AtomicI64::new(clock.now().as_millis());
-        Ok(Self { inner, counts: Arc::new(Counts { kernel, written: AtomicU64::new(0), heard_at }), clock })
+        Self { inner, counts: Arc::new(Counts { kernel, written: AtomicU64::new(0), heard_at }), clock }
     }
 
     /// Waits for the next bytes, and copies them without taking them.
@@ -75,7 +71,7 @@ impl Meter {
     /// Looks. `None`: the stream is closed, or the kernel does not say.
     pub fn read(&self) -> Option<Reading> {
         let counts = self.0.upgrade()?;
-        let waiting = counts.kernel.unacknowledged()?;
+        let waiting = counts.kernel.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.unacknowledged()?;
         // Read after the question: what was written in between only makes the answer look worse by a moment.
         let written = counts.written.load(Ordering::Acquire);
         Some(Reading {
@@ -83,6 +79,13 @@ impl Meter {
             acknowledged: written.saturating_sub(waiting),
             heard_at: Timestamp::from_millis(counts.heard_at.load(Ordering::Acquire)),
         })
+    }
+}
+
+impl<S> Drop for MeteredStream<S> {
+    /// Before the stream itself is closed, which is dropped after this.
+    fn drop(&mut self) {
+        self.counts.kernel.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -126,7 +129,7 @@ mod tests {
     async fn it_counts_what_was_written_and_knows_what_was_acknowledged() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut server = MeteredStream::new(listener.accept().await.unwrap().0, Clock::default()).unwrap();
+        let mut server = MeteredStream::new(listener.accept().await.unwrap().0, Clock::default());
         let meter = server.meter();
         let before = meter.read().unwrap();
         server.write_all(&[1; 1000]).await.unwrap();

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,12 +28,8 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sync + Debug + 'sta
     /// What can be asked about it for as long as it lives.
     type Kernel: Kernel;
 
-    /// A handle to ask with.
-    ///
-    /// # Errors
-    ///
-    /// There are no more handles.
-    fn kernel(&self) -> io::Result<Self::Kernel>;
+    /// A handle to ask with, for as long as the connection lives.
+    fn kernel(&self) -> Self::Kernel;
 
     /// Sends what is written at once, also where that is little.
     ///
@@ -70,8 +66,8 @@ impl Listener for TcpListener {
 impl Transport for TcpStream {
     type Kernel = Socket;
 
-    fn kernel(&self) -> io::Result<Socket> {
-        self.as_fd().try_clone_to_owned().map(Socket)
+    fn kernel(&self) -> Socket {
+        Socket(self.as_raw_fd())
     }
 
     fn send_at_once(&self) -> io::Result<()> {
@@ -93,17 +89,18 @@ impl Transport for TcpStream {
     }
 }
 
-/// A second handle on a socket, so that asking it is safe for as long as the stream lives.
+/// The number of a socket that somebody else owns. No handle of its own: there may be tens of thousands, and a process has so many
+/// descriptors only. Asked after that one closed it, it would answer for whichever socket has the number now, so it is asked before.
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub struct Socket(RawFd);
 
 impl Kernel for Socket {
     /// Sent or not, the kernel counts both (tcp(7), SIOCOUTQ).
     fn unacknowledged(&self) -> Option<u64> {
         let mut waiting: libc::c_int = 0;
         #[expect(unsafe_code, reason = "the standard library has no word for this question to the kernel")]
-        // SAFETY: the descriptor is open, since it is owned; TIOCOUTQ writes one int, and `waiting` is one.
-        let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &raw mut waiting) };
+        // SAFETY: TIOCOUTQ writes one int, and `waiting` is one; of a descriptor that is not open it says so.
+        let answer = unsafe { libc::ioctl(self.0, libc::TIOCOUTQ, &raw mut waiting) };
         if answer == 0 { u64::try_from(waiting).ok() } else { None }
     }
 }

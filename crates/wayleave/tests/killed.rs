@@ -1,0 +1,174 @@
+//! What was acknowledged to a person survives `kill -9` (design.md 6, 11): the real program on a real database, killed at random moments
+//! while several people work with it, started again, and asked for all that was acknowledged.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
+
+/// As much of another system's database as it takes to have a router.
+const SOURCE: &str = r#"
+    CREATE TABLE migrations (id text PRIMARY KEY);
+    INSERT INTO migrations VALUES ('202502131714'), ('202505141324');
+    CREATE TABLE users (id integer PRIMARY KEY AUTOINCREMENT, name text, display_name text, email text,
+        provider_identifier text, provider text, profile_pic_url text, created_at datetime, updated_at datetime,
+        deleted_at datetime);
+    INSERT INTO users (id, name, created_at) VALUES (1, 'anna', '2025-01-01 00:00:00+00:00');
+    CREATE TABLE pre_auth_keys (id integer PRIMARY KEY AUTOINCREMENT, key text, user_id integer, reusable numeric,
+        ephemeral numeric, used numeric, tags text, created_at datetime, expiration datetime);
+    CREATE TABLE api_keys (id integer PRIMARY KEY AUTOINCREMENT, prefix text, hash blob, created_at datetime,
+        expiration datetime, last_seen datetime);
+    CREATE TABLE nodes (id integer PRIMARY KEY AUTOINCREMENT, machine_key text, node_key text, disco_key text,
+        endpoints text, host_info text, ipv4 text, ipv6 text, hostname text, given_name varchar(63), user_id integer,
+        register_method text, forced_tags text, auth_key_id integer, last_seen datetime, expiry datetime,
+        approved_routes text, created_at datetime, updated_at datetime, deleted_at datetime);
+    INSERT INTO nodes (id, machine_key, node_key, host_info, ipv4, hostname, given_name, user_id, register_method,
+        approved_routes, created_at)
+    VALUES (1, 'mkey:3333333333333333333333333333333333333333333333333333333333333333',
+        'nodekey:4444444444444444444444444444444444444444444444444444444444444444',
+        '{"RoutableIPs":["10.1.0.0/24"]}', '100.64.0.9', 'router', 'router', 1, 'cli', '["10.1.0.0/24"]',
+        '2025-01-01 00:00:00+00:00');
+    CREATE TABLE policies (id integer PRIMARY KEY AUTOINCREMENT, data text, created_at datetime, updated_at datetime,
+        deleted_at datetime);
+"#;
+
+const NOISE_KEY: &str = "privkey:50ab1b58e9076c7a4d9d07291f5edf9d1aa017eb949624ba683317f48a640369";
+/// So often it is killed.
+const KILLS: u32 = 8;
+/// So many people work at once. Each has prefixes and users of its own, so that what it was told last is what must be there.
+const PEOPLE: u8 = 3;
+
+fn wayleave(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wayleave"));
+    command.current_dir(folder).env_clear().env("TMPDIR", std::env::temp_dir());
+    command
+}
+
+fn run(folder: &Path, words: &[&str]) -> Output {
+    wayleave(folder).args(words).args(["--data-dir", "data"]).output().unwrap()
+}
+
+fn serve(folder: &Path) -> Child {
+    let mut command = wayleave(folder);
+    command.args(["serve", "--data-dir", "data", "--set", "listen=127.0.0.1:0"]);
+    let mut server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    while !run(folder, &["users", "list"]).status.success() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not start: {:?}", server.try_wait());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server
+}
+
+fn list(folder: &Path, what: &str) -> Vec<serde_json::Value> {
+    let said = run(folder, &[what, "list", "--output", "json"]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    serde_json::from_slice(&said.stdout).unwrap()
+}
+
+/// What somebody was told, and what they asked for last without an answer: that may have come to be, or not.
+#[derive(Default)]
+struct Told {
+    /// Prefixes, and whether they were approved or disabled last.
+    routes: BTreeMap<String, bool>,
+    users: BTreeMap<String, bool>,
+    unanswered: Option<String>,
+}
+
+/// Works until it is told to stop, or an answer does not come.
+fn work(folder: &Path, person: u8, round: u32, stop: &AtomicBool, told: &mut Told) {
+    for turn in 0_u32.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let prefix = format!("10.{}.{}.0/24", 100 + person, turn % 5);
+        let user = format!("p{person}r{round}t{turn}");
+        let approved = told.routes.get(&prefix).copied().unwrap_or(false);
+        let is_user = turn % 3 == 2;
+        let words: &[&str] = match (is_user, approved) {
+            (true, _) => &["users", "create", &user],
+            (false, true) => &["routes", "disable", "--node", "router", &prefix, "--yes"],
+            (false, false) => &["routes", "approve", "--node", "router", &prefix],
+        };
+        let said = run(folder, words);
+        if !said.status.success() {
+            // Nobody answered: it was killed meanwhile.
+            assert!(stop.load(Ordering::Relaxed), "{words:?}: {}", String::from_utf8_lossy(&said.stderr));
+            told.unanswered = Some(if is_user { user } else { prefix });
+            return;
+        }
+        if is_user {
+            told.users.insert(user, true);
+        } else {
+            told.routes.insert(prefix, !approved);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("noise.key"), NOISE_KEY).unwrap();
+    let options = SqliteConnectOptions::new().filename(folder.join("db.sqlite")).create_if_missing(true);
+    let mut source = SqliteConnection::connect_with(&options.foreign_keys(false)).await.unwrap();
+    sqlx::raw_sql(SOURCE).execute(&mut source).await.unwrap();
+    source.close().await.unwrap();
+    let said = run(folder, &["import", "headscale", "db.sqlite", "--noise-key", "noise.key", "--policy", "allow-all"]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+
+    let all: Vec<Mutex<Told>> = (0..PEOPLE).map(|_| Mutex::default()).collect();
+    let mut acknowledged = 0;
+    for round in 0..KILLS {
+        let mut server = serve(folder);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for (person, told) in (0..PEOPLE).zip(&all) {
+                let stop = &stop;
+                scope.spawn(move || work(folder, person, round, stop, &mut told.lock().unwrap()));
+            }
+            let moment = RandomState::new().build_hasher().finish() % 800 + 30;
+            std::thread::sleep(Duration::from_millis(moment));
+            stop.store(true, Ordering::Relaxed);
+            // SIGKILL: nothing of it gets to do anything more.
+            server.kill().unwrap();
+        });
+        server.wait().unwrap();
+
+        let mut server = serve(folder);
+        let routes = list(folder, "routes");
+        let users = list(folder, "users");
+        for told in &all {
+            let mut told = told.lock().unwrap();
+            let Told { routes: asked, users: made, unanswered } = &mut *told;
+            for (prefix, approved) in asked.iter_mut() {
+                let row = routes.iter().find(|row| row["prefix"] == **prefix);
+                let is = row.is_some_and(|row| row["enabled"] == true);
+                if unanswered.as_ref() == Some(prefix) {
+                    *approved = is;
+                }
+                assert_eq!(is, *approved, "round {round}: {prefix} is {row:?}");
+            }
+            for user in made.keys() {
+                assert!(users.iter().any(|row| row["name"] == **user), "round {round}: {user} is gone");
+            }
+            acknowledged += asked.len() + made.len();
+            // A first approval that nobody answered may have come to be.
+            if let Some(prefix) = unanswered.take().filter(|prefix| prefix.contains('/')) {
+                let row = routes.iter().find(|row| row["prefix"] == *prefix);
+                asked.insert(prefix, row.is_some_and(|row| row["enabled"] == true));
+            }
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+    assert!(acknowledged > 50, "hardly anything was asked for: {acknowledged}");
+}

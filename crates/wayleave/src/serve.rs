@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::Context;
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use wayleave_server::Server;
 
@@ -30,6 +31,17 @@ impl ServeArgs {
     }
 }
 
+/// Lets this process open as many files as the system lets it: each client is one, and the usual limit is 1,024.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, limit = limit.current, "the limit on open files stays as it is; each client needs one");
+    }
+}
+
 /// Runs a server until a signal ends it.
 pub async fn run(global: &Global, args: &ServeArgs) -> anyhow::Result<()> {
     let data_dir = global.data_dir()?;
@@ -39,6 +51,7 @@ pub async fn run(global: &Global, args: &ServeArgs) -> anyhow::Result<()> {
     let options = resolve::options(&layers, &data_dir)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
+    raise_open_files();
     let (url, relay) = (options.server_url.clone(), options.derp.own.is_some());
     let server = Server::start(options).await.context("the server did not start")?;
     tracing::info!(
@@ -63,4 +76,17 @@ pub async fn run(global: &Global, args: &ServeArgs) -> anyhow::Result<()> {
         _ = interrupt.recv() => tracing::warn!("stopped at once"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        let most = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(256), maximum: most }).unwrap();
+        raise_open_files();
+        assert_eq!(getrlimit(Resource::Nofile).current, most);
+    }
 }

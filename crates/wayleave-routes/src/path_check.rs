@@ -7,6 +7,9 @@
 //! A target that is down and a router whose leg is dead look the same from outside. Where another candidate has an address of its own inside
 //! the prefix, the witness is asked for that address too, through the same router: if it answers, the router's leg is alive, and the miss
 //! is the target's ([`PathOutcome::Spared`]).
+//!
+//! Through a router that stands by, the target alone is asked for. Misses of it are its own only if the target answered through the primary all
+//! the while, before the first and after the last of them; else they say no more than that it would do no better.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -64,6 +67,52 @@ pub struct PathRecord {
     pub misses: u32,
     /// When it was last found out about.
     pub at: Option<Timestamp>,
+    /// It passes: when it was asked for the first time without a miss since, and for the last.
+    passes: Option<(Timestamp, Timestamp)>,
+    /// When it was asked for the first of its misses in a row.
+    missing_since: Option<Timestamp>,
+    /// Its misses in a row as one that stands by, while the primary passed. `None`: the last was one of a primary, or it passed.
+    aside: Option<Aside>,
+}
+
+/// Misses in a row of a router that stands by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Aside {
+    count: u32,
+    /// When it was asked for the first.
+    first: Timestamp,
+    /// When it was asked for the last.
+    last: Timestamp,
+}
+
+impl PathRecord {
+    fn passed(&mut self, asked_at: Timestamp) {
+        self.passed = true;
+        self.passes = Some((self.passes.map_or(asked_at, |(first, _)| first), asked_at));
+    }
+
+    fn missed_aside(&mut self, asked_at: Timestamp, primary: Option<Self>) {
+        let since = primary.and_then(|primary| primary.passes).map(|(first, _)| first);
+        let goes_on = self.aside.filter(|aside| since.is_some_and(|since| since < aside.first));
+        self.aside = Some(match goes_on {
+            Some(aside) => Aside { count: aside.count.saturating_add(1), last: asked_at, ..aside },
+            None => Aside { count: 1, first: asked_at, last: asked_at },
+        });
+    }
+
+    /// Whether the last that was asked for through it, as one that stands by, was a miss that the primary may have had as well. It is asked for
+    /// again before it counts as better.
+    fn is_doubted(&self, primary: Option<Self>) -> bool {
+        let since = primary.and_then(|primary| primary.missing_since);
+        self.misses > 0 && self.aside.zip(since).is_some_and(|(aside, since)| since <= aside.last)
+    }
+
+    /// Whether its misses are its own, given what is known of the primary.
+    fn is_at_fault(&self, primary: Option<Self>, misses: u32) -> bool {
+        let Some(aside) = self.aside else { return true };
+        let there = primary.and_then(|primary| primary.passes);
+        aside.count >= misses && there.is_some_and(|(first, last)| first < aside.first && aside.last <= last)
+    }
 }
 
 impl RouteTable {
@@ -103,23 +152,36 @@ impl RouteTable {
         }
         let late = self.settings.judging.is_late(due, now);
         let misses = self.settings.judging.path_misses;
+        let primary = seat.map(|seat| self.path_record(seat.node, &prefix));
         let Some(router) = self.routers.get_mut(&node) else { return };
         let record = &mut router.suspicions.entry(prefix).or_default().path;
         record.at = Some(now);
         match outcome {
             PathOutcome::Passed | PathOutcome::Spared => {
                 let failed = record.misses >= misses;
-                record.passed |= outcome == PathOutcome::Passed;
+                if outcome == PathOutcome::Passed {
+                    record.passed(asked_at);
+                } else {
+                    record.passes = None;
+                }
                 record.misses = 0;
+                record.missing_since = None;
+                record.aside = None;
                 self.clear(node, prefix, Kind::Path, now, out);
                 // Others may be convicted once somebody passes.
-                if failed {
+                if failed || self.holders(&prefix).any(|other| self.fails(other, &prefix)) {
                     self.mark(prefix);
                 }
             }
             PathOutcome::Missed if late => {}
             PathOutcome::Missed => {
                 record.misses = record.misses.saturating_add(1);
+                record.passes = None;
+                record.missing_since.get_or_insert(asked_at);
+                match role {
+                    Role::Primary => record.aside = None,
+                    Role::Standby => record.missed_aside(asked_at, primary),
+                }
                 if record.misses == misses {
                     self.mark(prefix);
                 }
@@ -137,12 +199,16 @@ impl RouteTable {
             return;
         }
         let candidates = self.candidates(&prefix);
+        let primary = self.seat(&prefix).map(|seat| self.path_record(seat.node, &prefix));
         let better = candidates.iter().any(|candidate| {
             let up = !matches!(candidate.rank, Rank::Suspect(_) | Rank::Down(_));
-            up && !self.fails(candidate.node, &prefix)
+            let doubted = self.path_record(candidate.node, &prefix).is_doubted(primary);
+            up && !doubted && !self.fails(candidate.node, &prefix)
         });
+        let misses = self.settings.judging.path_misses;
         for candidate in candidates.iter().filter(|_| better) {
-            if self.fails(candidate.node, &prefix) && self.path_record(candidate.node, &prefix).passed {
+            let record = self.path_record(candidate.node, &prefix);
+            if self.fails(candidate.node, &prefix) && record.passed && record.is_at_fault(primary, misses) {
                 self.suspect(candidate.node, prefix, Cause::PathCheckMissed, now, out);
             }
         }

@@ -187,6 +187,85 @@ fn s15_when_the_target_is_down_nothing_moves() {
 }
 
 #[test]
+fn a_standby_whose_leg_is_dead_is_convicted_while_the_target_answers_through_the_primary() {
+    let mut story = Story::with_routers(2);
+    story.checked();
+    story.primary_passes();
+    story.check(2, Role::Standby, PathOutcome::Passed);
+    for _ in 0..2 {
+        assert_eq!(story.standing(2), []);
+        story.primary_passes();
+        story.check(2, Role::Standby, PathOutcome::Missed);
+    }
+    assert_eq!(story.standing(2), [], "whether the target was there for the last miss is not known yet");
+    story.primary_passes();
+    assert_eq!(story.standing(2), [Cause::PathCheckMissed]);
+    // It is not chosen when the primary fails, and that convicts nobody.
+    for _ in 0..10 {
+        story.primary_misses();
+        story.check(2, Role::Standby, PathOutcome::Missed);
+    }
+    assert_eq!((story.primary(), story.standing(1)), (Some(1), vec![]));
+    // It is seen to pass: the primary is convicted in the same step.
+    story.check(2, Role::Standby, PathOutcome::Passed);
+    assert_eq!((story.primary(), story.standing(2)), (Some(2), vec![]));
+    assert_eq!(story.moves.len(), 1);
+}
+
+#[test]
+fn a_target_that_is_down_for_a_while_convicts_no_standby() {
+    let mut story = Story::with_routers(2);
+    story.checked();
+    story.primary_passes();
+    story.check(2, Role::Standby, PathOutcome::Passed);
+    story.primary_passes();
+    // The standby is asked first, and twice before the primary is.
+    story.check(2, Role::Standby, PathOutcome::Missed);
+    story.wait(ms(100));
+    story.check(2, Role::Standby, PathOutcome::Missed);
+    for _ in 0..5 {
+        story.primary_misses();
+        story.check(2, Role::Standby, PathOutcome::Missed);
+    }
+    // It is back, and the primary is asked first; then it is gone again, only for the standby.
+    story.primary_passes();
+    assert_eq!(story.standing(2), []);
+    story.check(2, Role::Standby, PathOutcome::Missed);
+    story.primary_passes();
+    assert_eq!(story.standing(2), [], "one miss since the target is back");
+    story.check(2, Role::Standby, PathOutcome::Missed);
+    story.primary_passes();
+    assert_eq!(story.standing(2), [Cause::PathCheckMissed]);
+    assert_eq!(story.moves, []);
+}
+
+#[test]
+fn a_standby_that_missed_since_the_primary_did_is_asked_again_before_it_counts_as_better() {
+    for (again, primary) in [(PathOutcome::Missed, 1), (PathOutcome::Passed, 2)] {
+        let mut story = Story::with_routers(2);
+        story.checked();
+        story.primary_passes();
+        story.check(2, Role::Standby, PathOutcome::Passed);
+        story.primary_misses();
+        story.check(2, Role::Standby, PathOutcome::Missed);
+        story.primary_misses();
+        story.primary_misses();
+        assert_eq!(story.primary(), Some(1), "the target may be down");
+        story.check(2, Role::Standby, again);
+        assert_eq!(story.primary(), Some(primary), "{again:?}");
+    }
+    // A miss from before is an old one.
+    let mut story = Story::with_routers(2);
+    story.checked();
+    story.check(2, Role::Standby, PathOutcome::Missed);
+    story.wait(ms(1_000));
+    story.primary_passes();
+    story.primary_misses();
+    story.primary_misses();
+    assert_eq!(story.primary(), Some(2));
+}
+
+#[test]
 fn s15_two_dead_legs_do_not_flap() {
     let mut story = Story::with_routers(2);
     story.checked();

@@ -18,6 +18,8 @@ pub struct PathCheck {
     pub every: Duration,
     /// Who is asked to look. `None`: the server chooses.
     pub witness: Option<WitnessChoice>,
+    /// Routers that stand by are checked too: a witness, and nobody else, is lent the way to the target through them.
+    pub standby: bool,
     /// When it was set.
     pub set_at: Timestamp,
     /// Who set it.

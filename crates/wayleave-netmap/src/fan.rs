@@ -50,6 +50,8 @@ struct Step<T> {
     is_chosen: bool,
     /// Whose a viewer is decides whom it sees.
     by_user: bool,
+    /// Viewers that something was lent to at what changed, before or after.
+    borrowers: BTreeSet<NodeId>,
     kinds: Mutex<BTreeMap<Kind, Alike<T>>>,
 }
 
@@ -124,8 +126,10 @@ impl<T> Step<T> {
         let changed = new.changed_since(old.version);
         let offers = |snapshot: &Snapshot, id: &NodeId| snapshot.node(*id).is_some_and(|node| !node.choices.is_empty());
         let is_chosen = changed.iter().flatten().any(|id| offers(old, id) || offers(new, id));
+        let views = changed.iter().flatten().flat_map(|id| [old.node(*id), new.node(*id)]).flatten();
+        let borrowers = views.flat_map(|view| view.lent.values().copied()).collect();
         let by_user = old.policy.tells_users_apart() || new.policy.tells_users_apart();
-        Self { changed, is_chosen, by_user, kinds: Mutex::default() }
+        Self { changed, is_chosen, by_user, borrowers, kinds: Mutex::default() }
     }
 
     /// The kind of a viewer, and the filter that it comes to if that is another one; `None`: what it is told is its own.
@@ -141,7 +145,8 @@ impl<T> Step<T> {
         let same_rules = old.policy_version == new.policy_version && old.policy.class_of(viewer) == Some(class);
         let same_names = Arc::ptr_eq(&old.sites, &new.sites) && std::ptr::eq(old_shared, shared);
         let itself_changed = !Arc::ptr_eq(was, is) || self.changed.as_ref().is_none_or(|all| all.contains(&viewer));
-        if self.is_chosen || itself_changed || !same_rules || !same_names || is_its_own(is) {
+        let borrows = self.borrowers.contains(&viewer);
+        if self.is_chosen || borrows || itself_changed || !same_rules || !same_names || is_its_own(is) {
             return None;
         }
         let mut filter = None;
@@ -230,6 +235,44 @@ mod tests {
         assert_eq!(frame["PeersChanged"].as_array().unwrap().len(), 2, "{frame}");
         // The routers carry something themselves, so each is told its own.
         assert_eq!(told.all(&mut rig, &base, &routers), 2);
+    }
+
+    #[test]
+    fn a_loan_is_told_to_its_witness_alone_and_taken_from_it_by_the_next_difference() {
+        let mut rig = Rig::new();
+        let routers = [rig.joins(1, &[LAN]), rig.joins(2, &[LAN])];
+        let clients: Vec<NodeId> = (3..9).map(|n| rig.joins(n, &[])).collect();
+        routers.iter().for_each(|router| rig.approve(*router, LAN));
+        let witness = clients[2];
+        let loan = rig.lends(LAN, "192.168.77.100", routers[1], witness);
+        let ips = |peer: &Value| peer["AllowedIPs"].to_string();
+        let on_map = |rig: &mut Rig, viewer: NodeId| {
+            let map = rig.full(viewer);
+            let peers = map["Peers"].as_array().unwrap().clone();
+            let lent = peers.iter().filter(|peer| ips(peer).contains("192.168.77.100/32"));
+            lent.map(|peer| peer["ID"].as_u64().unwrap()).collect::<Vec<_>>()
+        };
+        let everybody: Vec<NodeId> = routers.iter().chain(&clients).copied().collect();
+        let told = Told::new();
+        let base = rig.base();
+        rig.tell(Event::Lend(loan));
+        assert_eq!(told.all(&mut rig, &base, &everybody), 1, "one frame, for one viewer");
+        let frame = told.bring(&mut rig, &base, witness).unwrap();
+        let changed = frame["PeersChanged"].as_array().unwrap();
+        assert!(changed.len() == 1 && ips(&changed[0]).contains("192.168.77.100/32"), "{frame}");
+        assert!(changed[0]["PrimaryRoutes"].is_null(), "it is primary for nothing: {frame}");
+        for viewer in &everybody {
+            let expected = if *viewer == witness { vec![routers[1].get()] } else { Vec::new() };
+            assert_eq!(on_map(&mut rig, *viewer), expected, "viewer {viewer}");
+        }
+
+        let base = rig.base();
+        rig.wait(std::time::Duration::from_secs(2));
+        assert_eq!(told.all(&mut rig, &base, &everybody), 1);
+        let frame = told.bring(&mut rig, &base, witness).unwrap();
+        let changed = frame["PeersChanged"].as_array().unwrap();
+        assert!(changed.len() == 1 && !ips(&changed[0]).contains("192.168.77.100"), "{frame}");
+        assert!(everybody.iter().all(|viewer| on_map(&mut rig, *viewer).is_empty()));
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Kind {
 
     /// Whether viewers of the kind may be told different things of this peer.
     fn tells_apart(self, peer: &NodeView) -> bool {
-        !peer.choices.is_empty() || (self.carries && !peer.approved.is_empty())
+        !peer.choices.is_empty() || !peer.lent.is_empty() || (self.carries && !peer.approved.is_empty())
     }
 }
 
@@ -301,6 +301,25 @@ mod tests {
         rig.all_parts(&pieces, &viewers);
         let parts = rig.all_parts(&pieces, &routers);
         assert!(shared(&parts[0], &parts[1]) >= parts[0].len() - 4);
+    }
+
+    #[test]
+    fn what_is_lent_to_one_viewer_is_in_its_pieces_alone() {
+        let mut rig = Rig::new();
+        let pieces = Pieces::new(4);
+        let routers = [rig.joins(1, &[LAN]), rig.joins(2, &[LAN])];
+        let viewers: Vec<NodeId> = (3..33).map(|n| rig.joins(n, &[])).collect();
+        routers.iter().for_each(|router| rig.approve(*router, LAN));
+        let lent = rig.lends(LAN, "192.168.77.100", routers[1], viewers[7]);
+        for is_lent in [false, true, false] {
+            match is_lent {
+                true => rig.tell(wayleave_tailnet::Event::Lend(lent)),
+                false => rig.tell(wayleave_tailnet::Event::TakeBack(lent.prefix)),
+            }
+            rig.all_parts(&pieces, &[&routers[..], &viewers].concat());
+            assert_eq!(rig.full(viewers[7]).to_string().contains("192.168.77.100/32"), is_lent);
+            assert!(!rig.full(viewers[8]).to_string().contains("192.168.77.100/32"));
+        }
     }
 
     #[test]

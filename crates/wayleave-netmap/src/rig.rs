@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use wayleave_model::{Approver, Hostinfo, MachineKey, NodeId, NodeKey, SessionId, Timestamp, UserId};
 use wayleave_tailnet::{
-    ApproveMode, Command, Event, Loaded, LoginToken, NewAuthKey, Outcome, Registration, Report, Settings, Snapshot,
-    Tailnet,
+    ApproveMode, Command, Event, Loaded, Loan, LoginToken, NewAuthKey, NewPathCheck, Outcome, Registration, Report,
+    Settings, Snapshot, Tailnet, Term,
 };
 
 use crate::cache::PeerCache;
@@ -113,6 +113,15 @@ impl Rig {
     pub(crate) fn approve(&mut self, node: NodeId, prefix: &str) {
         let prefixes = BTreeSet::from([prefix.parse().unwrap()]);
         self.ask(Command::ApproveRoutes { node, prefixes, mode: ApproveMode::Add, by: Approver::Cli });
+    }
+
+    /// Has a prefix checked, also behind routers that stand by, and says how a witness would be led through one of them.
+    pub(crate) fn lends(&mut self, prefix: &str, target: &str, router: NodeId, witness: NodeId) -> Loan {
+        let (prefix, target) = (prefix.parse().unwrap(), target.parse().unwrap());
+        let every = Duration::from_secs(2);
+        let check = NewPathCheck { prefix, target, every, witness: None, standby: true, by: Approver::Cli };
+        self.ask(Command::SetPathCheck(Box::new(check)));
+        Loan { prefix, target, router, witness, term: Term::Short }
     }
 
     pub(crate) fn full(&mut self, viewer: NodeId) -> Value {

@@ -36,6 +36,7 @@ pub(crate) fn told_as_seen(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeVi
     let (viewer_id, peer_id) = (viewer.node.id, peer.node.id);
     let primary: BTreeSet<Prefix> = subnets(snapshot, viewer, peer).collect();
     let mut routes = primary.clone();
+    routes.extend(lent(snapshot, viewer, peer));
     // Both halves of an exit, or neither: a client takes a peer with one half for no exit at all (protocol.md 4.4).
     let exit = [Prefix::EXIT_V4, Prefix::EXIT_V6];
     let is_exit =
@@ -64,6 +65,12 @@ fn subnets(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> impl Iter
             Way::Nowhere => false,
         },
     })
+}
+
+/// The hosts that are lent to a viewer at a peer, so that it looks behind it. The peer is primary for none of them.
+fn lent(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> impl Iterator<Item = Prefix> {
+    let to_it = peer.lent.iter().filter(|(_, witness)| **witness == viewer.node.id).map(|(host, _)| *host);
+    to_it.filter(|host| snapshot.policy.steering(viewer.node.id, host) == Steering::Primary)
 }
 
 /// Through which election a viewer comes to a prefix.

@@ -122,6 +122,25 @@ async fn settings_are_one_for_all_and_one_for_each_prefix_and_survive_a_restart(
 }
 
 #[tokio::test]
+async fn a_check_says_whether_it_looks_at_standbys_also_after_a_restart() {
+    let mut site = Site::with_two_routers().await;
+    let put = async |site: &Site, body: Value| site.ask(Method::PUT, "/checks", Some(body)).await;
+    let (status, set) = put(&site, json!({ "prefix": P, "target": "10.1.2.3" })).await;
+    assert!(status == StatusCode::OK && set["standby"] == false, "nobody asked for it: {set}");
+    let (status, set) = put(&site, json!({ "prefix": P, "target": "10.1.2.3", "standby": true })).await;
+    assert!(status == StatusCode::OK && set["standby"] == true, "{set}");
+    site.server.restart().await.unwrap();
+    assert_eq!(site.get("/checks").await[0]["standby"], true);
+    let (_, set) = put(&site, json!({ "prefix": P, "target": "10.1.2.3", "witness": "r1" })).await;
+    assert_eq!((&set["standby"], &set["witness"]), (&json!(false), &json!("r1")), "what is set anew says all of it");
+
+    let host = json!({ "prefix": "10.9.9.9/32", "target": "10.9.9.9", "standby": true });
+    let (status, refused) = put(&site, host).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused["message"].as_str().unwrap().contains("single address"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_frozen_prefix_stays_on_a_dead_router_until_it_is_let_go() {
     let mut site = Site::with_two_routers().await;
     let frozen = site.post("freeze", json!({ "all": true, "for": "1h" })).await;

@@ -300,6 +300,7 @@ pub(crate) fn path_check_from_row(row: &SqliteRow) -> Result<PathCheck, StoreErr
         target: c.parsed("target")?,
         every: Duration::from_millis(c.number("every_millis")?),
         witness: c.optional_parsed("witness")?,
+        standby: c.flag("standby")?,
         set_at: c.time("set_at")?,
         set_by: c.parsed("set_by")?,
     })

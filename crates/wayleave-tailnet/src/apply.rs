@@ -30,6 +30,8 @@ impl Tailnet {
             Event::Answered(node, session) => self.route_input(Input::Answered(node, session), now, &mut out),
             Event::Evidence(node, testimony) => self.route_input(Input::Evidence(node, testimony), now, &mut out),
             Event::Reported(node, report) => self.reported(node, *report, now, &mut out),
+            Event::Lend(loan) => self.lend(loan, now),
+            Event::TakeBack(prefix) => self.take_back(&prefix),
             Event::Guarded(guarded) => {
                 self.guarded = guarded;
                 self.guards_changed(now, &mut out);
@@ -37,6 +39,7 @@ impl Tailnet {
         }
         self.elect_groups(now, &mut out);
         self.look_at_standings(now, &mut out);
+        self.look_at_loans();
         out
     }
 
@@ -61,11 +64,13 @@ impl Tailnet {
                 Due::KeyWarning(node) => self.key_warning(node, now, &mut out),
                 Due::HomeStable(node) => self.home_stable(node, &mut out),
                 Due::Logins => self.forget_old_logins(now),
+                Due::LoanEnds(prefix) => self.take_back(&prefix),
             }
         }
         out.extend(self.ssh_checks.handle_deadline(now).into_iter().map(Effect::SshCheckSettled));
         self.elect_groups(now, &mut out);
         self.look_at_standings(now, &mut out);
+        self.look_at_loans();
         out
     }
 
@@ -113,6 +118,7 @@ impl Tailnet {
     }
 
     fn committed(&mut self, committed: Committed, now: Timestamp, out: &mut Vec<Effect>) {
+        self.loans.stale = true;
         let mut rows = Vec::new();
         let mut gone = Vec::new();
         let mut moves = Vec::new();
@@ -321,6 +327,8 @@ impl Tailnet {
         if next != *row {
             let before = row.home_derp;
             if row.endpoints != next.endpoints {
+                // It may have taken a target's address.
+                self.loans.stale = true;
                 self.standings.network_touched(id);
             }
             self.registry.put_node(next);
@@ -391,11 +399,14 @@ impl Tailnet {
     }
 
     pub(crate) fn route_input(&mut self, input: Input, now: Timestamp, out: &mut Vec<Effect>) {
+        // What is found out about a primary changes nothing that others see, and may end a loan.
+        self.loans.stale |= matches!(input, Input::Evidence(_, Testimony::Path(_)));
         let effects = self.routes.handle(input, now);
         self.route_effects(effects, now, out);
     }
 
     fn route_effects(&mut self, effects: Vec<RouteEffect>, now: Timestamp, out: &mut Vec<Effect>) {
+        self.loans.stale |= !effects.is_empty();
         for effect in effects {
             match effect {
                 RouteEffect::PrimaryChanged(change) => {
@@ -526,6 +537,8 @@ impl Tailnet {
             self.snapshot.policy_version += 1;
         }
         self.snapshot.policy = policy;
+        // The rules' answers about those who are led are new: the next step looks at them.
+        self.loans.stale |= rules_changed || self.loans.concern(&changed);
         self.snapshot.step(changed);
     }
 
@@ -543,6 +556,7 @@ impl Tailnet {
                 .collect(),
             steered: self.routes.steered_through(node.id),
             choices: rows().filter_map(|row| Some((row.prefix, Arc::new(self.choices(&row.prefix)?)))).collect(),
+            lent: self.lent_at(node.id),
             is_router: rows().any(|row| row.advertised),
             approved,
             node: node.clone(),

@@ -539,6 +539,9 @@ pub enum Refusal {
     /// A check is asked for too often, or too seldom.
     #[error("a path check is run every 1s to 1h")]
     CheckPeriod,
+    /// Whoever carries the prefix carries all of it: there is nothing narrower to lead a witness by.
+    #[error("{0} is a single address, so no witness can be led through a standby; leave `--standby` out")]
+    CheckStandbyOfHost(Prefix),
     /// The prefix has no path check.
     #[error("{0} has no path check; `wayleave routes check list` shows all")]
     NoCheck(Prefix),

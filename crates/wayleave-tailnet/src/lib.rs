@@ -19,6 +19,7 @@ mod enrolment;
 mod guarded;
 mod history;
 mod liveness;
+mod loans;
 mod path_checks;
 mod plan;
 mod plan_keys;
@@ -43,6 +44,7 @@ pub use command::{ApproveMode, Command, ImportedKey, LoginToken, NewAuthKey, Out
 pub use guarded::Guarded;
 pub use history::{HistoryEntry, HistoryEvent};
 pub use liveness::Ending;
+pub use loans::{Loan, Term};
 pub use path_checks::{NewPathCheck, TargetFault};
 pub use plan::{Committed, Plan, Write};
 pub use policy::{NewPolicy, PolicyRow};

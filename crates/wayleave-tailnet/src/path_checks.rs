@@ -22,6 +22,8 @@ pub struct NewPathCheck {
     pub every: Duration,
     /// Who looks. `None`: the server chooses.
     pub witness: Option<WitnessChoice>,
+    /// Whether routers that stand by are checked too.
+    pub standby: bool,
     /// Who sets it.
     pub by: Approver,
 }
@@ -69,25 +71,31 @@ impl Tailnet {
         if let Some(node) = self.routes.holders(prefix).find(own) {
             return Some(TargetFault::Candidate(node));
         }
-        let longer = self.routes.rows().find(|row| {
-            row.enabled && row.advertised && row.prefix.bits() > prefix.bits() && row.prefix.contains(target)
-        });
-        longer.map(|row| TargetFault::LongerRoute(row.prefix))
+        let host = Prefix::host(target);
+        let mut longer = (prefix.bits() + 1..=host.bits()).filter_map(|bits| host.widened(bits));
+        let used = |longer: &Prefix| {
+            let rows = self.routes.holders(longer).filter_map(|node| self.routes.row_of(node, longer));
+            rows.into_iter().any(|row| row.enabled && row.advertised)
+        };
+        longer.find(used).map(TargetFault::LongerRoute)
     }
 
     pub(crate) fn plan_set_path_check(&self, mut draft: Draft, check: NewPathCheck) -> Result<Plan, Refusal> {
-        let NewPathCheck { prefix, target, every, witness, by } = check;
+        let NewPathCheck { prefix, target, every, witness, standby, by } = check;
         if let Some(fault) = self.target_fault(&prefix, target) {
             return Err(Refusal::CheckTarget { target, prefix, fault });
         }
         if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&every) {
             return Err(Refusal::CheckPeriod);
         }
+        if standby && prefix == Prefix::host(target) {
+            return Err(Refusal::CheckStandbyOfHost(prefix));
+        }
         if let Some(WitnessChoice::Node(node)) = witness {
             self.existing(node)?;
         }
         let set_at = draft.now;
-        draft.write(Write::PathCheck(PathCheck { prefix, target, every, witness, set_at, set_by: by }));
+        draft.write(Write::PathCheck(PathCheck { prefix, target, every, witness, standby, set_at, set_by: by }));
         Ok(draft.done(Outcome::Done))
     }
 

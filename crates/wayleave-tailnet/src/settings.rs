@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::addresses::AddressPool;
+use crate::loans;
 
 /// Settings of one tailnet. The defaults are those of a server without any configuration.
 #[derive(Clone, Debug)]
@@ -31,6 +32,10 @@ pub struct Settings {
     pub common_loss_gap: Duration,
     /// How long a node's home region must have been stable before routers are chosen by it. 60 s.
     pub home_stable: Duration,
+    /// How long a witness that nobody named is led through a standby, for a path check. 2 s.
+    pub loan_lasts: Duration,
+    /// From the beginning of one such loan to that of the next for the same check, at least. 60 s.
+    pub loan_every: Duration,
     /// How long before a router's key ends there is a warning, the longest first. 7 days and 1 day.
     pub key_warnings: Vec<Duration>,
     /// How many logins may wait at once; more are refused, so that strangers can't fill the memory. 10,000.
@@ -55,6 +60,8 @@ impl Default for Settings {
             common_loss_window: Duration::from_secs(1),
             common_loss_gap: Duration::from_millis(200),
             home_stable: Duration::from_secs(60),
+            loan_lasts: loans::LASTS,
+            loan_every: loans::EVERY,
             key_warnings: [7, 1].map(|days| Duration::from_secs(days * 86_400)).to_vec(),
             max_logins: 10_000,
             max_routes_per_node: 1024,

@@ -37,6 +37,8 @@ pub struct NodeView {
     pub steered: BTreeMap<Group, BTreeSet<Prefix>>,
     /// What viewers choose from, for prefixes of it that not all reach through the primary.
     pub choices: BTreeMap<Prefix, Arc<Choices>>,
+    /// Hosts that are lent to one viewer each, for path checks, by host. Others are not told of them.
+    pub lent: BTreeMap<Prefix, NodeId>,
     /// It has a row that it advertises, so its liveness is watched closely.
     pub is_router: bool,
 }

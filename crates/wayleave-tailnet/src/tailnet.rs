@@ -16,6 +16,7 @@ use crate::enrolment::Login;
 use crate::guarded::Guarded;
 use crate::history::HistoryEntry;
 use crate::liveness::{Ending, Liveness};
+use crate::loans::{Loan, Loans};
 use crate::plan::Committed;
 use crate::policy::{self, PolicyRow};
 use crate::registry::{Registry, Sequences};
@@ -100,6 +101,10 @@ pub enum Event {
     Evidence(NodeId, Testimony),
     /// A node reported.
     Reported(NodeId, Box<Report>),
+    /// A witness is to be led through a standby, for a path check. It is not where something speaks against it: see [`Tailnet::may_lend`].
+    Lend(Loan),
+    /// The loan that serves the check of this prefix has done its work.
+    TakeBack(Prefix),
     /// These are the addresses that clients need to reach before they reach anything else.
     Guarded(BTreeMap<IpAddr, Guarded>),
 }
@@ -172,6 +177,8 @@ pub(crate) enum Due {
     HomeStable(NodeId),
     /// Logins that nobody answered are forgotten.
     Logins,
+    /// The loan that serves the check of this prefix is over.
+    LoanEnds(Prefix),
 }
 
 /// One tailnet. See the crate's text.
@@ -185,6 +192,7 @@ pub struct Tailnet {
     pub(crate) ssh_checks: SshChecks,
     pub(crate) sequences: Sequences,
     pub(crate) path_checks: BTreeMap<Prefix, PathCheck>,
+    pub(crate) loans: Loans,
     pub(crate) policy_row: Option<PolicyRow>,
     pub(crate) imported: Option<Imported>,
     pub(crate) rules: Arc<Rules>,
@@ -231,6 +239,7 @@ impl Tailnet {
             sequences: loaded.sequences,
             snapshot: Snapshot::empty(Arc::new(CompiledPolicy::new(Arc::clone(&rules)))),
             path_checks: BTreeMap::new(),
+            loans: Loans::default(),
             policy_row: loaded.policy.clone(),
             imported: loaded.imported.clone(),
             rules,

@@ -372,6 +372,7 @@ impl World {
                         target: behind(*p, *target),
                         every: Duration::from_secs(2),
                         witness: None,
+                        standby: false,
                         by,
                     })),
                     None => Command::RemovePathCheck { prefix },

@@ -39,6 +39,13 @@ struct CheckedBody {
     at: Option<String>,
 }
 
+/// A witness that is led to the target through a router that stands by.
+#[derive(Debug, Serialize, ToSchema)]
+struct LedBody {
+    witness: NodeRef,
+    router: NodeRef,
+}
+
 /// A path check.
 #[derive(Debug, Serialize, ToSchema)]
 struct CheckBody {
@@ -47,6 +54,10 @@ struct CheckBody {
     every_millis: u64,
     /// Who looks: a tag or a node; absent: the server chooses.
     witness: Option<String>,
+    /// Routers that stand by are checked too.
+    standby: bool,
+    /// Who is led through which of them now; absent: nobody.
+    led: Option<LedBody>,
     set_at: String,
     set_by: String,
     /// Why the target proves nothing as things are, so that nothing is asked.
@@ -55,7 +66,7 @@ struct CheckBody {
 }
 
 fn body(check: &PathCheck, tailnet: &Tailnet) -> CheckBody {
-    let PathCheck { prefix, target, every, witness, set_at, set_by } = check;
+    let PathCheck { prefix, target, every, witness, standby, set_at, set_by } = check;
     let table = tailnet.routes();
     let checked = |node| {
         let record = table.path_record(node, prefix);
@@ -74,6 +85,11 @@ fn body(check: &PathCheck, tailnet: &Tailnet) -> CheckBody {
         witness: witness.as_ref().map(|witness| match witness {
             WitnessChoice::Tag(tag) => tag.to_string(),
             WitnessChoice::Node(node) => node_ref(tailnet, *node).name,
+        }),
+        standby: *standby,
+        led: tailnet.loan(prefix).map(|(loan, _)| LedBody {
+            witness: node_ref(tailnet, loan.witness),
+            router: node_ref(tailnet, loan.router),
         }),
         set_at: set_at.to_string(),
         set_by: set_by.to_string(),
@@ -101,6 +117,10 @@ struct SetCheck {
     every_millis: Option<u64>,
     /// Who looks: a tag such as `tag:witness`, or a node by id, name or address. Not said: the server chooses.
     witness: Option<String>,
+    /// Whether routers that stand by are checked too: a witness, and nobody else, is lent the way to the target through them, for at most
+    /// 2 s a minute where nobody names it. Not said: no.
+    #[serde(default)]
+    standby: bool,
 }
 
 /// Sets the path check of a prefix.
@@ -109,7 +129,7 @@ struct SetCheck {
 async fn set(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Body(SetCheck { prefix: text, target, every_millis, witness }): Body<SetCheck>,
+    Body(SetCheck { prefix: text, target, every_millis, witness, standby }): Body<SetCheck>,
 ) -> Result<Json<CheckBody>, ApiError> {
     let prefix = state.prefix(&text)?;
     let target: IpAddr = target.parse().map_err(|_| ApiError::bad(format!("`{target}` is no address")))?;
@@ -120,7 +140,7 @@ async fn set(
         Some(tag) if tag.starts_with("tag:") => Some(WitnessChoice::Tag(tag.parse().map_err(ApiError::bad)?)),
         Some(node) => Some(WitnessChoice::Node(control.read(move |tailnet| nodes::find(tailnet, &node)).await??)),
     };
-    let new = NewPathCheck { prefix, target, every, witness, by: caller.0 };
+    let new = NewPathCheck { prefix, target, every, witness, standby, by: caller.0 };
     control.command(Command::SetPathCheck(Box::new(new))).await?;
     let set = control.read(move |tailnet| tailnet.path_check(&prefix).map(|check| body(check, tailnet))).await?;
     set.map(Json).ok_or_else(|| ApiError::new(StatusCode::CONFLICT, "somebody took it back in the same moment"))

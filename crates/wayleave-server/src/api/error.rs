@@ -98,6 +98,7 @@ impl From<CommandError> for ApiError {
                     | Refusal::SiteNumber(_)
                     | Refusal::CheckTarget { .. }
                     | Refusal::CheckPeriod
+                    | Refusal::CheckStandbyOfHost(_)
                     | Refusal::InvalidPrefix { .. } => StatusCode::UNPROCESSABLE_ENTITY,
                 };
                 Self::new(status, refusal.to_string())

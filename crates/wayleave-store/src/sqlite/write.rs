@@ -177,18 +177,19 @@ pub(super) async fn put_policy(db: &mut SqliteConnection, row: &PolicyRow) -> Re
 }
 
 pub(super) async fn put_path_check(db: &mut SqliteConnection, check: &PathCheck) -> Result<(), sqlx::Error> {
-    let PathCheck { prefix, target, every, witness, set_at, set_by } = check;
+    let PathCheck { prefix, target, every, witness, standby, set_at, set_by } = check;
     sqlx::query(
-        "INSERT INTO path_checks (prefix, target, every_millis, witness, set_at, set_by)
-         VALUES ($1, $2, $3, $4, $5, $6)
+        "INSERT INTO path_checks (prefix, target, every_millis, witness, standby, set_at, set_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (prefix) DO UPDATE SET
              target = excluded.target, every_millis = excluded.every_millis, witness = excluded.witness,
-             set_at = excluded.set_at, set_by = excluded.set_by",
+             standby = excluded.standby, set_at = excluded.set_at, set_by = excluded.set_by",
     )
     .bind(prefix.to_string())
     .bind(target.to_string())
     .bind(i64::try_from(every.as_millis()).unwrap_or(i64::MAX))
     .bind(witness.as_ref().map(ToString::to_string))
+    .bind(standby)
     .bind(set_at.as_millis())
     .bind(set_by.to_string())
     .execute(db)

@@ -26,6 +26,10 @@ pub enum Command {
         /// Who looks: a tag, or a node by id, name or address. Not said: the server chooses.
         #[arg(long, value_name = "N|TAG")]
         witness: Option<String>,
+        /// Check routers that stand by, too: one witness, and nobody else, is led to the address through them; one that you name all the
+        /// time, any other for at most 2 s a minute.
+        #[arg(long)]
+        standby: bool,
     },
     /// List checks, and what they have said of each router.
     List,
@@ -43,11 +47,12 @@ pub enum Command {
 
 pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::Set { prefix, target, every, witness } => {
-            let body = json!({ "prefix": prefix, "target": target, "witness": witness,
+        Command::Set { prefix, target, every, witness, standby } => {
+            let body = json!({ "prefix": prefix, "target": target, "witness": witness, "standby": standby,
                 "every_millis": u64::try_from(every.as_millis()).unwrap_or(u64::MAX) });
+            let whom = if *standby { "all routers of" } else { "whoever carries" };
             let check = client.ask(Method::PUT, "/api/v2/routes/checks", Some(&body)).await?;
-            done(global, &check, &format!("{target} is asked for behind whoever carries {prefix}"))
+            done(global, &check, &format!("{target} is asked for behind {whom} {prefix}"))
         }
         Command::List => {
             let checks = client.ask(Method::GET, "/api/v2/routes/checks", None).await?;
@@ -66,12 +71,19 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
     }
 }
 
-fn columns() -> [Column; 6] {
+fn columns() -> [Column; 7] {
     [
         Column::text("PREFIX", "prefix"),
         Column::text("TARGET", "target"),
         Column::with("EVERY", |check: &Value| format!("{} ms", check["every_millis"])),
         Column::text("WITNESS", "witness"),
+        Column::with("STANDBY", |check: &Value| match (&check["standby"], &check["led"]) {
+            (Value::Bool(true), Value::Null) => "yes".to_owned(),
+            (Value::Bool(true), led) => {
+                format!("{} through {}", output::show(&led["witness"]), output::show(&led["router"]))
+            }
+            _ => "no".to_owned(),
+        }),
         Column::with("ROUTERS", |check: &Value| {
             let of = |router: &Value| {
                 let word = match (router["misses"].as_u64(), router["passed"] == Value::Bool(true)) {

@@ -330,6 +330,13 @@ pub const KEYS: &[Key] = &[
     key("evidence.path_within", Kind::Duration, "1500ms", "How long the target of a path check has to answer."),
     key("evidence.path_misses", Kind::Number, "2", "So many path checks in a row that are not answered convict."),
     key(
+        "evidence.loan_lasts",
+        Kind::Duration,
+        "2s",
+        "How long a witness that nobody named is led through a router that stands by, to check it.",
+    ),
+    key("evidence.loan_every", Kind::Duration, "60s", "How often at most, for one check."),
+    key(
         "evidence.hold_most",
         Kind::Duration,
         "30s",

@@ -355,6 +355,8 @@ fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError>
         common_loss_sessions: read.number("routes.common_loss_sessions")?,
         common_loss_window: read.duration("routes.common_loss_window")?,
         common_loss_gap: read.duration("routes.common_loss_gap")?,
+        loan_lasts: read.period("evidence.loan_lasts")?,
+        loan_every: read.period("evidence.loan_every")?,
         max_routes_per_node: read.number("nodes.max_routes")?,
         ..defaults
     })

@@ -4,7 +4,8 @@
 //! rounds   every 2 s --> witnesses ping each router over the tailnet (TSMP) ------.
 //! echoes   every 5 s --> each router answers a request itself (c2n) ---------------+--> Event::Evidence
 //! holding  at a loss --> its witnesses, at once and as long as it is doubted ------+
-//! paths    per check --> a witness pings an address behind the primary (ICMP) ----'
+//! paths    per check --> a witness pings an address behind the primary (ICMP) ----+
+//! standby  per check --> one is led through a standby, and pings it there --------'
 //! ```
 //!
 //! Each router is asked about in a task of its own, so that what is known of one never waits for another. A question waits in the queue of
@@ -15,6 +16,7 @@
 mod echo;
 mod hold;
 mod path;
+mod standby;
 mod witnesses;
 
 use std::net::IpAddr;

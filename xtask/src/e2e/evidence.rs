@@ -14,6 +14,7 @@ use crate::say;
 pub const ALL: &[(&str, Story)] = &[
     ("s15_a_router_that_lost_its_lan_interface_or_address_is_replaced", lan_interface_gone),
     ("s15_a_router_whose_lan_leg_is_dead_is_replaced", lan_leg_dead),
+    ("s15_a_standby_whose_lan_leg_is_dead_is_found_and_not_chosen", standby_leg_dead),
     ("s15_a_router_without_udp_and_relay_is_replaced", without_udp_and_relay),
     ("s10_a_router_without_control_keeps_its_prefix_for_thirty_seconds", without_control),
 ];
@@ -160,6 +161,96 @@ fn lan_leg_dead(rig: &mut Rig) -> anyhow::Result<()> {
     lan_carrier(rig, "r1", true)?;
     rig.wayleave(&["routes", "check", "remove", LAN])?;
     wait_convicted(rig, "r1", &[])
+}
+
+fn standby_leg_dead(rig: &mut Rig) -> anyhow::Result<()> {
+    two_routers(rig)?;
+    let key = rig.key(&["--reusable"])?;
+    rig.client("w")?;
+    rig.up("w", &key, &["--accept-routes"])?;
+    rig.wait_routed("w", LAN, Some("r1"))?;
+    let host = format!("{LAN_HOST}/32");
+    let has_host = |rig: &Rig, node: &str, at: &str| -> anyhow::Result<bool> {
+        Ok(rig.peer(node, at)?["AllowedIPs"].as_array().is_some_and(|all| all.iter().any(|prefix| *prefix == host)))
+    };
+    // Nobody but the witness has the host, at any look.
+    let only_w = |rig: &Rig| -> anyhow::Result<()> {
+        for (node, at) in [("c", "r1"), ("c", "r2"), ("r1", "r2"), ("r2", "r1"), ("w", "r1")] {
+            ensure!(!has_host(rig, node, at)?, "{node} has the host at {at}");
+        }
+        Ok(())
+    };
+    let of = |rig: &Rig, router: &str| -> anyhow::Result<serde_json::Value> {
+        let checks = rig.json(&["routes", "check", "list"])?;
+        let mut routers = checks[0]["routers"].as_array().cloned().unwrap_or_default().into_iter();
+        Ok(routers.find(|checked| checked["node"]["name"] == router).unwrap_or_default())
+    };
+    let passes = |rig: &Rig, router: &str| -> anyhow::Result<bool> {
+        let checked = of(rig, router)?;
+        if checked["passed"] == true && checked["misses"] == 0 { Ok(true) } else { anyhow::bail!("it is {checked}") }
+    };
+    let set = ["routes", "check", "set", LAN, "--target", LAN_HOST, "--every", "2s", "--standby", "--witness", "w"];
+    rig.wayleave(&set)?;
+    for router in ["r1", "r2"] {
+        wait_for(&format!("{router} passes"), SOON, || passes(rig, router))?;
+    }
+    ensure!(has_host(rig, "w", "r2")?, "a named witness is led all the time");
+    ensure!(rig.pings("w", LAN_HOST) && rig.pings("c", LAN_HOST));
+    only_w(rig)?;
+
+    // The standby's carrier is lost: it stays online, and is found before it is needed.
+    let died = Instant::now();
+    lan_carrier(rig, "r2", false)?;
+    wait_convicted(rig, "r2", &["path check missed"])?;
+    let took = died.elapsed();
+    say(&format!("        a standby's LAN carrier lost to suspect: {} ms", took.as_millis()));
+    ensure!(took < Duration::from_secs(10), "{took:?}; under 10 s is promised");
+    ensure!(rig.json(&["nodes", "show", "--node", "r2"])?["online"] == true, "its control is fine");
+    let history = rig.json(&["routes", "history", "--prefix", LAN, "--limit", "1000"])?;
+    let lost = |line: &serde_json::Value| line["event"] == "redundancy lost" && line["cause"] == "path check missed";
+    ensure!(history.as_array().into_iter().flatten().any(lost), "{history}");
+
+    // The primary's is lost too: it is not given to one that is known to be dead.
+    let before = moves(rig)?;
+    lan_carrier(rig, "r1", false)?;
+    for _ in 0..15 {
+        sleep(Duration::from_secs(1));
+        only_w(rig)?;
+    }
+    ensure!(moves(rig)? == before, "two dead ones do not flap");
+    ensure!(rig.routed_to("c", LAN)?.as_deref() == Some("r1"));
+
+    // The standby is mended: it is seen to pass, and takes over.
+    let mended = Instant::now();
+    lan_carrier(rig, "r2", true)?;
+    rig.wait_routed("c", LAN, Some("r2"))?;
+    say(&format!("        a standby mended to the router at a client: {} ms", mended.elapsed().as_millis()));
+    wait_for("the LAN answers", SOON, || Ok(rig.pings("c", LAN_HOST)))?;
+    ensure!(convictions(rig, "r2")?.is_empty() && convictions(rig, "r1")? == ["path check missed"]);
+    ensure!(moves(rig)? == before + 1);
+
+    // So is the other: it stands by again, without having to carry the prefix for that.
+    lan_carrier(rig, "r1", true)?;
+    wait_convicted(rig, "r1", &[])?;
+    ensure!(rig.routed_to("c", LAN)?.as_deref() == Some("r2"), "it does not take it back");
+    for (node, at) in [("c", "r1"), ("c", "r2")] {
+        ensure!(!has_host(rig, node, at)?);
+    }
+
+    // Without a name, the server leads whoever is there for a moment; nobody's traffic goes astray.
+    rig.wayleave(&["routes", "check", "set", LAN, "--target", LAN_HOST, "--standby"])?;
+    wait_for("the loan is over", SOON, || Ok(!has_host(rig, "w", "r1")?))?;
+    let pinging = rig.start_pinging("c", LAN_HOST)?;
+    sleep(Duration::from_secs(70));
+    let lost = pinging.lost();
+    say(&format!("        a minute with short loans: {lost} pings of a client lost"));
+    ensure!(lost == 0, "{lost} pings were lost: {:?}", pinging.gaps(Duration::from_millis(90)));
+    passes(rig, "r1")?;
+    rig.wayleave(&["routes", "check", "remove", LAN])?;
+    for node in ["c", "w"] {
+        ensure!(!has_host(rig, node, "r1")? && !has_host(rig, node, "r2")?);
+    }
+    Ok(())
 }
 
 fn without_udp_and_relay(rig: &mut Rig) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ use wayleave_routes::{PathOutcome, PathRound, Role, Testimony};
 use wayleave_tailnet::{Event, NodeView, Tailnet};
 use wayleave_wire::ping::PeerPing;
 
-use super::{Word, reach};
+use super::{Word, reach, standby};
 use crate::app::App;
 
 /// How often the list of checks is looked at for new ones.
@@ -51,7 +51,10 @@ pub(super) async fn checks(app: Arc<App>) {
                 // Its own time, not that of whoever was late: a check that was held up is not made up for.
                 *at = now + check.every;
                 let app = Arc::clone(&app);
-                tokio::spawn(async move { run_check(&app, check.prefix).await });
+                tokio::spawn(async move {
+                    let report = run_check(&app, check.prefix).await;
+                    standby::look(&app, check.prefix, report.as_ref()).await;
+                });
             }
         }
         let next = due.values().min().map_or(now + LOOK, |at| (*at).min(now + LOOK));
@@ -93,12 +96,14 @@ pub(crate) async fn run_check(app: &App, prefix: Prefix) -> Option<PathReport> {
     let within = app.options.evidence.path_within;
     let snapshot = app.control.snapshot();
     let view = snapshot.node(task.router)?;
-    let named = |view: &NodeView| match &task.check.witness {
-        None => app.options.evidence.witness.as_ref().is_none_or(|tag| view.node.owner.has_tag(tag)),
-        Some(WitnessChoice::Tag(tag)) => view.node.owner.has_tag(tag),
-        Some(WitnessChoice::Node(node)) => view.node.id == *node,
-    };
-    let witnesses = app.witnesses.behind(view, &prefix, &snapshot, named);
+    // Who is led through a standby does not see the primary.
+    let free = |view: &NodeView| !app.witnesses.is_led(&prefix, view.node.id);
+    let named = |view: &NodeView| is_named(app, &task.check, view) && free(view);
+    let mut witnesses = app.witnesses.behind(view, &prefix, &snapshot, named);
+    if witnesses.is_empty() && task.check.standby {
+        let any = PathCheck { witness: None, ..task.check.clone() };
+        witnesses = app.witnesses.behind(view, &prefix, &snapshot, |view| is_named(app, &any, view) && free(view));
+    }
     let mut report = PathReport { router: task.router, witness: None, outcome: None, latency: None };
     for witness in witnesses.into_iter().take(MOST_TRIES) {
         let asked_at = app.control.clock().now();
@@ -134,6 +139,15 @@ pub(crate) async fn run_check(app: &App, prefix: Prefix) -> Option<PathReport> {
         break;
     }
     Some(report)
+}
+
+/// Whether a client is one of those that are asked: whom the check names, else whom the configuration does, else any.
+pub(super) fn is_named(app: &App, check: &PathCheck, view: &NodeView) -> bool {
+    match &check.witness {
+        None => app.options.evidence.witness.as_ref().is_none_or(|tag| view.node.owner.has_tag(tag)),
+        Some(WitnessChoice::Tag(tag)) => view.node.owner.has_tag(tag),
+        Some(WitnessChoice::Node(node)) => view.node.id == *node,
+    }
 }
 
 /// Whether something else behind the router answers.

@@ -1,6 +1,6 @@
 //! Who is asked about a router. The choice is [`witness::choose`]; here is who may be chosen, and what is remembered of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,23 @@ pub(crate) struct Witnesses {
     chosen: Mutex<BTreeMap<NodeId, Chosen>>,
     /// Clients that accept no routes, and when they said so.
     closed: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Clients that are led through a standby for the check of a prefix (`None`), or were until a moment ago: they are left alone until then.
+    led: Mutex<BTreeMap<(Prefix, NodeId), Option<Instant>>>,
+    /// Prefixes whose standbys are being looked at: one look at a time.
+    looked_at: Mutex<BTreeSet<Prefix>>,
+}
+
+/// A look at a prefix's standbys, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Looking<'a> {
+    witnesses: &'a Witnesses,
+    prefix: Prefix,
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        lock(&self.witnesses.looked_at).remove(&self.prefix);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +101,36 @@ impl Witnesses {
     /// A client accepts no routes.
     pub(super) fn accepts_no_routes(&self, node: NodeId) {
         lock(&self.closed).insert(node, Instant::now());
+    }
+
+    /// A look at a prefix's standbys begins; `None`: the one before is not over.
+    pub(super) fn looks(&self, prefix: Prefix) -> Option<Looking<'_>> {
+        let begins = lock(&self.looked_at).insert(prefix);
+        // Made only then: dropping one ends the look.
+        begins.then(|| Looking { witnesses: self, prefix })
+    }
+
+    /// A client is led through a standby.
+    pub(super) fn lead(&self, prefix: Prefix, witness: NodeId) {
+        lock(&self.led).insert((prefix, witness), None);
+    }
+
+    /// Nobody but this client is led for the check of a prefix; others are left alone for a while after it.
+    pub(super) fn led_only(&self, prefix: Prefix, witness: Option<NodeId>, after: Duration) {
+        let mut led = lock(&self.led);
+        let now = Instant::now();
+        led.retain(|_, until| until.is_none_or(|until| until > now));
+        for ((of, node), until) in &mut *led {
+            if *of == prefix && Some(*node) != witness {
+                until.get_or_insert(now + after);
+            }
+        }
+    }
+
+    /// Whether a client is led through a standby, or was until a moment ago.
+    pub(super) fn is_led(&self, prefix: &Prefix, node: NodeId) -> bool {
+        let until = lock(&self.led).get(&(*prefix, node)).copied();
+        until.is_some_and(|until| until.is_none_or(|until| until > Instant::now()))
     }
 
     pub(super) fn forget_gone(&self, snapshot: &Snapshot) {

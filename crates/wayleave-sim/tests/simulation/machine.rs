@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinSet};
-use wayleave_model::MachineKey;
+use wayleave_model::{MachineKey, Prefix};
 use wayleave_sim::network::Network;
 use wayleave_sim::{Client, Mirror};
 use wayleave_wire::PrivateKey;
@@ -30,6 +31,8 @@ pub struct Ground {
     tailnet: Arc<Mutex<BTreeMap<IpAddr, Arc<Shared>>>>,
     /// Pairs of machines, by name, between which nothing passes.
     apart: Arc<Mutex<BTreeSet<(String, String)>>>,
+    /// A host behind every router of its prefix is down.
+    dead_host: Arc<AtomicBool>,
 }
 
 impl Ground {
@@ -49,6 +52,11 @@ impl Ground {
         let pair = |a: &Shared, b: &Shared| apart.contains(&(a.name.clone(), b.name.clone()));
         one.is_reachable() && other.is_reachable() && !pair(one, other) && !pair(other, one)
     }
+
+    /// The hosts behind routers are down, or are there again.
+    pub fn hosts(&self, are_there: bool) {
+        self.dead_host.store(!are_there, Ordering::SeqCst);
+    }
 }
 
 /// A machine, as others see it.
@@ -58,6 +66,8 @@ pub struct Shared {
     /// Its WireGuard works, as far as the machine itself goes.
     data: Mutex<Data>,
     pub mirror: Mutex<Seen>,
+    /// It uses the routes of others, as a client does and a router does not.
+    accepts_routes: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -66,6 +76,8 @@ struct Data {
     runs: bool,
     /// Its packets go through.
     passes: bool,
+    /// What is behind it is there.
+    leg: bool,
 }
 
 /// What it knows.
@@ -76,6 +88,8 @@ pub struct Seen {
     pub connected: bool,
     /// Frames in which a prefix was on two peers at once.
     pub doubled: Vec<String>,
+    /// Single hosts behind routers that it was ever told of, and at whom.
+    pub hosts: BTreeSet<(String, String)>,
 }
 
 impl Shared {
@@ -83,6 +97,23 @@ impl Shared {
     pub fn is_reachable(&self) -> bool {
         let data = self.data.lock().unwrap();
         data.runs && data.passes
+    }
+
+    /// Through whom it reaches an address that is no machine's own, as WireGuard does: the name, and the address in the tailnet.
+    fn through(&self, ip: &IpAddr) -> Option<(String, Option<IpAddr>)> {
+        let seen = self.mirror.lock().unwrap();
+        let accepts = self.accepts_routes.load(Ordering::SeqCst);
+        let texts = |list: &Value| -> Vec<String> {
+            list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let routes = seen.mirror.peers.values().filter(|_| accepts).flat_map(|peer| {
+            let prefixes = texts(&peer["AllowedIPs"]).into_iter().filter_map(|text| text.parse::<Prefix>().ok());
+            prefixes.map(move |prefix| (prefix, peer))
+        });
+        let (_, peer) = routes.filter(|(prefix, _)| prefix.contains(*ip)).max_by_key(|(prefix, _)| prefix.bits())?;
+        let name = peer["Name"].as_str()?.split('.').next()?.to_owned();
+        let own = texts(&peer["Addresses"]).first().and_then(|own| own.split('/').next()?.parse().ok());
+        Some((name, own))
     }
 
     /// It has a map stream.
@@ -125,8 +156,9 @@ impl Machine {
         key: &str,
     ) -> Self {
         let host = IpAddr::from([192, 0, 2, number]);
-        let data = Mutex::new(Data { runs: true, passes: true });
-        let shared = Arc::new(Shared { name: name.to_owned(), host, data, mirror: Mutex::default() });
+        let accepts_routes = AtomicBool::new(routes.is_empty());
+        let data = Mutex::new(Data { runs: true, passes: true, leg: true });
+        let shared = Arc::new(Shared { name: name.to_owned(), host, data, mirror: Mutex::default(), accepts_routes });
         let fresh = || PrivateKey::from_bytes(rand::random());
         let routes = routes.iter().map(|&route| route.to_owned()).collect();
         let way = Way { address, server, machine: fresh(), node: fresh(), key: key.to_owned(), routes };
@@ -195,6 +227,16 @@ impl Machine {
 
     pub fn pass_data(&self) {
         self.shared.data.lock().unwrap().passes = true;
+    }
+
+    /// Its cable to what is behind it is pulled, or put back.
+    pub fn leg(&self, is_there: bool) {
+        self.shared.data.lock().unwrap().leg = is_there;
+    }
+
+    /// `tailscale set --accept-routes`.
+    pub fn accept_routes(&self) {
+        self.shared.accepts_routes.store(true, Ordering::SeqCst);
     }
 
     /// Its process stands still (SIGSTOP).
@@ -272,6 +314,15 @@ impl Drop for Ends {
 fn take(shared: &Shared, frame: &Value) {
     let mut seen = shared.mirror.lock().unwrap();
     seen.mirror.take(frame);
+    let mut hosts = BTreeSet::new();
+    for peer in seen.mirror.peers.values() {
+        let own = peer["Addresses"].as_array().cloned().unwrap_or_default();
+        let lent = peer["AllowedIPs"].as_array().into_iter().flatten().filter(|prefix| !own.contains(prefix));
+        let lent = lent.filter_map(Value::as_str).filter(|prefix| prefix.ends_with("/32"));
+        let name = peer["Name"].as_str().and_then(|name| name.split('.').next()).unwrap_or_default();
+        hosts.extend(lent.map(|host| (host.to_owned(), name.to_owned())));
+    }
+    seen.hosts.extend(hosts);
     let mut on = BTreeMap::<String, Vec<u64>>::new();
     for (id, peer) in &seen.mirror.peers {
         for prefix in peer["AllowedIPs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -305,7 +356,19 @@ async fn answer(ground: Ground, shared: Arc<Shared>, client: Client, request: Va
                 })
             });
             tokio::time::sleep(DATA_LATENCY * 2).await;
+            let through = shared.through(&ip);
             match peer {
+                // An address behind a router.
+                None if through.is_some() => {
+                    let (name, at) = through.unwrap_or_default();
+                    let router = at.and_then(|at| ground.tailnet.lock().unwrap().get(&at).cloned());
+                    let answers =
+                        router.is_some_and(|router| ground.passes(&shared, &router) && router.data.lock().unwrap().leg);
+                    if !answers || ground.dead_host.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    json!({ "Type": kind, "IP": ip, "NodeName": name, "LatencySeconds": 0.009 }).to_string()
+                }
                 Some(peer) if known => {
                     // A time-out is never told.
                     if !ground.passes(&shared, &peer) {

@@ -1,5 +1,6 @@
 //! A whole tailnet in virtual time: the server as shipped, clients that speak the real protocol, and a network, a clock and a kernel
-//! that only exist here. `bounds.rs` holds the times that design.md 4 states; `troubles.rs`, which is played by `cargo xtask simulate` only, plays random histories, each with a seed
+//! that only exist here. `bounds.rs` holds the times that design.md 4 states, `standby.rs` those of the
+//! standby's check; `troubles.rs`, which is played by `cargo xtask simulate` only, plays random histories, each with a seed
 //! that is printed where it fails: `SIMULATION_SEED` plays one again, `SIMULATIONS` says how many.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
@@ -9,5 +10,6 @@
 mod bounds;
 mod machine;
 mod sim;
+mod standby;
 #[cfg(feature = "troubles")]
 mod troubles;

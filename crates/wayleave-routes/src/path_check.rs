@@ -182,7 +182,7 @@ impl RouteTable {
                     Role::Primary => record.aside = None,
                     Role::Standby => record.missed_aside(asked_at, primary),
                 }
-                if record.misses == misses {
+                if record.misses >= misses {
                     self.mark(prefix);
                 }
             }

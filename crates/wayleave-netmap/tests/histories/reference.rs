@@ -78,15 +78,59 @@ struct Path {
     /// It had an address of its own inside the prefix; that it has none any more convicts it.
     had: bool,
     gone: bool,
-    /// It passed the check, how often it missed it since, and what that comes to.
-    passed: bool,
-    missed: u32,
+    /// What came of each check that counts, the latest last, and what that comes to.
+    asked: Vec<Asked>,
     dead: bool,
     /// When it was last not suspect any more.
     cleared_at: Option<Time>,
 }
 
+/// A check through a router.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Time,
+    outcome: Check,
+    /// It stood by, while the primary had passed since then without a miss, if it had.
+    aside: Option<Option<Time>>,
+}
+
 impl Path {
+    /// The latest checks that came to the same.
+    fn latest(&self, outcome: Check) -> &[Asked] {
+        let before = self.asked.iter().rposition(|asked| asked.outcome != outcome).map_or(0, |at| at + 1);
+        &self.asked[before..]
+    }
+
+    fn fails(&self) -> bool {
+        self.latest(Check::Missed).len() >= 2
+    }
+
+    /// Since when it passes, and when it last did.
+    fn passes(&self) -> Option<(Time, Time)> {
+        let latest = self.latest(Check::Passed);
+        Some((latest.first()?.at, latest.last()?.at))
+    }
+
+    /// Whether it is its own leg that misses the check: as a primary it is asked nothing more; as one that stands by it has to have missed
+    /// it twice while the primary passed all the while.
+    fn is_at_fault(&self, primary: &Self) -> bool {
+        let misses = self.latest(Check::Missed);
+        let begin = misses.iter().rposition(|miss| miss.aside.is_none()).map_or(0, |at| at + 1);
+        let Some(last) = misses[begin..].last() else { return true };
+        let (mut first, mut count) = (last.at, 0);
+        for miss in &misses[begin..] {
+            let goes_on = count > 0 && miss.aside.flatten().is_some_and(|since| since < first);
+            (first, count) = if goes_on { (first, count + 1) } else { (miss.at, 1) };
+        }
+        count >= 2 && primary.passes().is_some_and(|(since, until)| since < first && last.at <= until)
+    }
+
+    /// Whether it stood by and missed the check when the primary may have missed it too.
+    fn is_doubted(&self, primary: &Self) -> bool {
+        let last = self.latest(Check::Missed).last().filter(|miss| miss.aside.is_some());
+        last.zip(primary.latest(Check::Missed).first()).is_some_and(|(own, first)| first.at <= own.at)
+    }
+
     /// Changes what stands against it. When nothing does any more, it is as if it had just come.
     fn lifts(&mut self, now: Time, what: impl FnOnce(&mut Self)) {
         let was = self.gone || self.dead;
@@ -309,7 +353,7 @@ impl Reference {
         self.checks.extend(target.map(|target| (prefix, target)));
         if before.is_some() && before != target {
             for (_, path) in self.paths.iter_mut().filter(|((_, of), _)| *of == prefix) {
-                (path.passed, path.missed) = (false, 0);
+                path.asked.clear();
                 path.lifts(now, |path| path.dead = false);
             }
         }
@@ -320,12 +364,15 @@ impl Reference {
         if self.checks.get(&prefix) != Some(&target) || !has_row {
             return;
         }
+        if outcome == Check::Missed && late {
+            return;
+        }
+        let primary = self.primary.get(&prefix);
+        let since = primary.and_then(|primary| self.paths.get(&(*primary, prefix))?.passes()).map(|(since, _)| since);
+        let aside = (primary != Some(&node)).then_some(since);
         let path = self.paths.entry((node, prefix)).or_default();
-        if outcome == Check::Missed {
-            path.missed += u32::from(!late);
-        } else {
-            path.passed |= outcome == Check::Passed;
-            path.missed = 0;
+        path.asked.push(Asked { at: now, outcome, aside });
+        if outcome != Check::Missed {
             path.lifts(now, |path| path.dead = false);
         }
     }
@@ -353,13 +400,16 @@ impl Reference {
                 self.paths.entry((node, prefix)).or_default().gone = true;
             }
         }
-        let fails = |own: &Self, node: Node| path(own, node).missed >= 2;
-        if self.checks.contains_key(&prefix)
-            && offers.iter().any(|node| self.rank(*node, prefix) <= 2 && !fails(self, *node))
-        {
-            for node in offers.iter().filter(|node| fails(self, **node)).copied().collect::<Vec<_>>() {
+        let primary = self.primary.get(&prefix).map(|node| path(self, *node)).unwrap_or_default();
+        let better = |node: &Node| {
+            let path = path(self, *node);
+            self.rank(*node, prefix) <= 2 && !path.fails() && !path.is_doubted(&primary)
+        };
+        if self.checks.contains_key(&prefix) && offers.iter().any(better) {
+            for node in offers {
                 let path = self.paths.entry((node, prefix)).or_default();
-                path.dead |= path.passed;
+                let passed = path.asked.iter().any(|asked| asked.outcome == Check::Passed);
+                path.dead |= passed && path.fails() && path.is_at_fault(&primary);
             }
         }
     }

@@ -52,7 +52,9 @@ pub enum CommandError {
     Stopping,
 }
 
-type Committing = (JoinHandle<Result<Committed, StoreError>>, Option<Reply>);
+/// What is being committed, whoever waits for it, and the command itself if it is the tailnet's own.
+type Committing = (JoinHandle<Result<Committed, StoreError>>, Option<Reply>, Option<Command>);
+type Joined = (Result<Committed, StoreError>, Option<Reply>, Option<Command>);
 type Writing = JoinHandle<Result<(), StoreError>>;
 type Reply = oneshot::Sender<Result<Outcome, CommandError>>;
 type Question = Box<dyn FnOnce(&Tailnet) + Send>;
@@ -119,6 +121,7 @@ impl Control {
             effects: effects.clone(),
             waiting: VecDeque::new(),
             committing: None,
+            again: Vec::new(),
             behind: Behind::default(),
             on_its_way: Behind::default(),
             not_before: None,
@@ -210,7 +213,7 @@ impl Control {
     }
 }
 
-/// How long after a failed write-behind the next is tried.
+/// How long after a failed write it is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is in force and not yet durable.
@@ -234,6 +237,8 @@ struct Loop {
     /// Commands that wait for the one in flight; those without a reply are the tailnet's own.
     waiting: VecDeque<(Command, Option<Reply>)>,
     committing: Option<Committing>,
+    /// The tailnet's own commands that the store could not make durable; nobody else would ask for them again.
+    again: Vec<Command>,
     behind: Behind,
     /// What is being written; it is behind again if that fails.
     on_its_way: Behind,
@@ -257,7 +262,9 @@ impl Loop {
             self.publish();
             self.metrics.waits(self.waiting.len(), self.behind.len() + self.on_its_way.len());
             let due = self.tailnet.next_deadline().map(|at| self.clock.instant(at));
-            let deadline = due.into_iter().chain(self.not_before).min();
+            // What is under way has to end before anything is tried again.
+            let again = self.not_before.filter(|_| self.committing.is_none() && self.writing.is_none());
+            let deadline = due.into_iter().chain(again).min();
             tokio::select! {
                 biased;
                 done = joined(&mut self.committing) => self.committed(done),
@@ -320,8 +327,9 @@ impl Loop {
                     return;
                 }
                 Ok(plan) => {
-                    self.committing =
-                        Some((self.workers.spawn(commit(self.store.clone(), plan, Arc::clone(&self.metrics))), reply))
+                    let done = self.workers.spawn(commit(self.store.clone(), plan, Arc::clone(&self.metrics)));
+                    let own = reply.is_none().then_some(command);
+                    self.committing = Some((done, reply, own));
                 }
             }
         }
@@ -340,12 +348,18 @@ impl Loop {
         answer(reply, Ok(outcome));
     }
 
-    fn committed(&mut self, (done, reply): (Result<Committed, StoreError>, Option<Reply>)) {
+    fn committed(&mut self, (done, reply, own): Joined) {
         match done {
             Ok(committed) => self.apply_committed(committed, reply),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "commit failed; nothing was changed");
-                answer(reply, Err(error.into()));
+                match own {
+                    Some(command) => {
+                        self.again.push(command);
+                        self.not_before = Some(tokio::time::Instant::now() + TRY_AGAIN);
+                    }
+                    None => answer(reply, Err(error.into())),
+                }
             }
         }
     }
@@ -367,6 +381,7 @@ impl Loop {
             return;
         }
         self.not_before = None;
+        self.waiting.extend(self.again.drain(..).map(|command| (command, None)));
         let facts = self.take_behind();
         if !facts.is_empty() {
             self.writing = Some(self.write(facts));
@@ -417,9 +432,9 @@ impl Loop {
 
     /// Makes durable what is in force, and answers what still waits.
     async fn finish(&mut self) {
-        if let Some((commit, reply)) = self.committing.take() {
+        if let Some((commit, reply, own)) = self.committing.take() {
             let done = finished(commit).await;
-            self.committed((done, reply));
+            self.committed((done, reply, own));
         }
         self.waiting.clear();
         if let Some(writing) = self.writing.take() {
@@ -471,10 +486,11 @@ async fn commit(store: Store, plan: Plan, metrics: Arc<Metrics>) -> Result<Commi
     done
 }
 
-async fn joined(slot: &mut Option<Committing>) -> (Result<Committed, StoreError>, Option<Reply>) {
-    let Some((handle, _)) = slot else { return std::future::pending().await };
+async fn joined(slot: &mut Option<Committing>) -> Joined {
+    let Some((handle, ..)) = slot else { return std::future::pending().await };
     let done = finished(handle).await;
-    (done, slot.take().and_then(|(_, reply)| reply))
+    let (reply, own) = slot.take().map(|(_, reply, own)| (reply, own)).unwrap_or_default();
+    (done, reply, own)
 }
 
 async fn written(slot: &mut Option<Writing>) -> Result<(), StoreError> {

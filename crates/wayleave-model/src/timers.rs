@@ -37,6 +37,11 @@ impl<P: Ord + Clone> Timers<P> {
         }
     }
 
+    /// Whether this purpose has a deadline.
+    pub fn is_set(&self, purpose: &P) -> bool {
+        self.at.contains_key(purpose)
+    }
+
     /// The earliest deadline.
     pub fn next(&self) -> Option<Timestamp> {
         self.order.first().map(|(at, _)| *at)

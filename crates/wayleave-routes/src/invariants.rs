@@ -6,8 +6,9 @@ use std::fmt;
 use wayleave_model::{NodeId, Prefix, Timestamp};
 
 use crate::election::Rank;
+use crate::reason::Because;
 use crate::steered::Group;
-use crate::table::RouteTable;
+use crate::table::{PrimaryChange, RouteTable, Timer};
 
 /// Something that must hold, and does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +19,14 @@ pub enum Broken {
     NoCandidate(NodeId),
     /// 3: the prefix is on one that is drained, suspect or down while another is steady.
     LeftOnWorse(NodeId),
+    /// 4: it moved, and the record names nothing that moves a prefix.
+    NoCause(Because),
+    /// 6: a withdrawn route is enabled, and nothing waits to disable it.
+    StaysEnabled(NodeId),
     /// 7: an exit was elected.
     ExitElected,
+    /// 10: the prefix is on one that is down while another is reachable.
+    LeftOnDown(NodeId),
     /// Somebody could carry the prefix, and it is on nobody.
     Unserved,
     /// A router that viewers are spread over is no candidate.
@@ -32,10 +39,36 @@ impl fmt::Display for Broken {
             Self::Primaries(nodes) => write!(f, "rows and seat disagree on the primary: rows say {nodes:?}"),
             Self::NoCandidate(node) => write!(f, "node {node} is primary and no candidate"),
             Self::LeftOnWorse(node) => write!(f, "left on node {node} while another is steady"),
+            Self::NoCause(because) => write!(f, "moved, because: {because}"),
+            Self::StaysEnabled(node) => write!(f, "withdrawn by node {node}, and stays enabled"),
+            Self::LeftOnDown(node) => write!(f, "left on node {node}, which is down, while another is not"),
             Self::ExitElected => f.write_str("an exit was elected"),
             Self::Unserved => f.write_str("on nobody although there is a candidate"),
             Self::CarrierNoCandidate(node) => write!(f, "viewers are spread over node {node}, which is no candidate"),
         }
+    }
+}
+
+impl PrimaryChange {
+    /// What does not hold of a move: it has to name one of the causes that move a prefix (4).
+    pub fn broken(&self) -> Option<Broken> {
+        let named = self.from != self.to && moves(&self.because, self.from.is_some(), self.to.is_some());
+        (!named).then(|| Broken::NoCause(self.because.clone()))
+    }
+}
+
+/// Whether this moves a prefix from somebody, or nobody, to somebody, or nobody.
+pub(crate) fn moves(because: &Because, from: bool, to: bool) -> bool {
+    match because {
+        Because::IncumbentDown(_)
+        | Because::IncumbentFlapping
+        | Because::IncumbentDrained
+        | Because::IncumbentSuspect(_)
+        | Because::IncumbentGone(_) => from && to,
+        Because::HigherPriority | Because::MovedBy(_) => to,
+        Because::OnlyCandidate | Because::JoinedFirst | Because::BetterRank => !from,
+        Because::NoCandidate => !to,
+        Because::Incumbent | Because::LastKnown | Because::Frozen => false,
     }
 }
 
@@ -50,6 +83,12 @@ impl RouteTable {
         let marked: Vec<NodeId> = holders.filter(|row| row.is_primary).map(|row| row.node).collect();
         if !marked.iter().eq(seat.iter()) {
             return Some(Broken::Primaries(marked));
+        }
+        let rows = self.holders(prefix).filter_map(|node| self.row_of(node, prefix));
+        let mut withdrawn = rows.filter(|row| row.enabled && !row.advertised && self.ends_with_withdrawal(row));
+        let waits = |id| self.timers.is_set(&Timer::Withdrawn(id)) || self.disabling.contains(&id);
+        if let Some(row) = withdrawn.find(|row| !waits(row.id)) {
+            return Some(Broken::StaysEnabled(row.node));
         }
         let all = self.candidates(prefix);
         if seat.is_none() && !all.is_empty() {
@@ -70,6 +109,10 @@ impl RouteTable {
                 return Some(Broken::CarrierNoCandidate(*node));
             }
             let steady = candidates.iter().any(|c| c.rank == Rank::Steady);
+            let reachable = candidates.iter().any(|c| !matches!(c.rank, Rank::Down(_)));
+            if reachable && !is_frozen && matches!(own.rank, Rank::Down(_)) {
+                return Some(Broken::LeftOnDown(seat.node));
+            }
             if steady && !is_frozen && !matches!(own.rank, Rank::Steady | Rank::Flapping) {
                 return Some(Broken::LeftOnWorse(seat.node));
             }

@@ -134,6 +134,8 @@ impl RouteTable {
 
     /// Decides every dirty prefix again, in prefix order.
     pub(crate) fn decide(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        #[cfg(debug_assertions)]
+        let before = out.len();
         while let Some(prefix) = self.dirty.pop_first() {
             self.judge_endpoints(prefix, now, out);
             self.judge_paths(prefix, now, out);
@@ -152,6 +154,15 @@ impl RouteTable {
             #[cfg(debug_assertions)]
             if let Some(broken) = self.broken_at(&prefix, now) {
                 panic!("{prefix}: {broken}");
+            }
+        }
+        #[cfg(debug_assertions)]
+        for effect in &out[before..] {
+            if let Effect::PrimaryChanged(PrimaryChange { prefix, from, to, because })
+            | Effect::SteeredChanged(SteeredChange { prefix, from, to, because, .. }) = effect
+                && !crate::invariants::moves(because, from.is_some(), to.is_some())
+            {
+                panic!("{prefix} moved: {because}");
             }
         }
     }

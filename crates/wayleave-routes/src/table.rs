@@ -243,6 +243,8 @@ pub struct RouteTable {
     /// Prefixes to be decided again before the call returns.
     pub(crate) dirty: BTreeSet<Prefix>,
     pub(crate) timers: Timers<Timer>,
+    /// Withdrawn routes whose grace is over, until it is durable that they are not enabled any more.
+    pub(crate) disabling: BTreeSet<RouteId>,
     /// Losses of late that may turn out to be the server's side: when the first was, and until when more are waited for.
     pub(crate) gathering: Option<(Timestamp, Timestamp)>,
 }
@@ -261,6 +263,7 @@ impl RouteTable {
             path_checks: BTreeMap::new(),
             dirty: BTreeSet::new(),
             timers: Timers::new(),
+            disabling: BTreeSet::new(),
             gathering: None,
         }
     }
@@ -305,7 +308,10 @@ impl RouteTable {
                 Timer::Flapping(node) => self.flapping_over(node, now, &mut out),
                 Timer::Seat(prefix, _) => drop(self.dirty.insert(prefix)),
                 Timer::Thaw(prefix) => self.mark_under(prefix),
-                Timer::Withdrawn(route) => out.push(Effect::WithdrawalDue(route)),
+                Timer::Withdrawn(route) => {
+                    self.disabling.insert(route);
+                    out.push(Effect::WithdrawalDue(route));
+                }
             }
         }
         self.decide(now, &mut out);
@@ -374,7 +380,7 @@ impl RouteTable {
         out.push(Effect::RoutesOf(node));
         if row.deleted_at.is_some() {
             self.rows.remove(&id);
-            self.timers.stop(&Timer::Withdrawn(id));
+            self.await_withdrawal(id, None);
             if let Some(router) = self.routers.get_mut(&node) {
                 router.prefixes.remove(&prefix);
                 router.suspicions.remove(&prefix);
@@ -405,12 +411,18 @@ impl RouteTable {
         };
         let row = Route { is_primary, advertised, had_endpoint, ..row };
         // Also after a restart the grace runs from the withdrawal.
-        if row.enabled && !advertised && self.ends_with_withdrawal(&row) {
-            self.timers.set(Timer::Withdrawn(id), row.updated_at + self.settings.withdraw_grace);
-        } else {
-            self.timers.stop(&Timer::Withdrawn(id));
-        }
+        let ends = row.enabled && !advertised && self.ends_with_withdrawal(&row);
+        self.await_withdrawal(id, ends.then_some(row.updated_at));
         self.rows.insert(id, row);
+    }
+
+    /// The grace of a withdrawn route runs from then on; `None`: it has none, or not any more.
+    pub(crate) fn await_withdrawal(&mut self, id: RouteId, since: Option<Timestamp>) {
+        self.disabling.remove(&id);
+        match since {
+            Some(since) => self.timers.set(Timer::Withdrawn(id), since + self.settings.withdraw_grace),
+            None => self.timers.stop(&Timer::Withdrawn(id)),
+        }
     }
 
     fn put_node(&mut self, node: NodeId, facts: NodeFacts, now: Timestamp, out: &mut Vec<Effect>) {
@@ -446,11 +458,8 @@ impl RouteTable {
             row.was_advertised |= advertised;
             row.updated_at = now;
             let (prefix, enabled, row) = (row.prefix, row.enabled, row.clone());
-            if !advertised && enabled && self.ends_with_withdrawal(&row) {
-                self.timers.set(Timer::Withdrawn(id), now + self.settings.withdraw_grace);
-            } else {
-                self.timers.stop(&Timer::Withdrawn(id));
-            }
+            let ends = !advertised && enabled && self.ends_with_withdrawal(&row);
+            self.await_withdrawal(id, ends.then_some(now));
             self.mark(prefix);
             out.push(Effect::RowChanged(id));
             changed = true;

@@ -74,11 +74,8 @@ impl RouteTable {
         let withdrawn: Vec<Route> =
             self.rows.values().filter(concerned).filter(|row| row.enabled && !row.advertised).cloned().collect();
         for row in withdrawn {
-            if self.ends_with_withdrawal(&row) {
-                self.timers.set(Timer::Withdrawn(row.id), now + self.settings.withdraw_grace);
-            } else {
-                self.timers.stop(&Timer::Withdrawn(row.id));
-            }
+            let ends = self.ends_with_withdrawal(&row);
+            self.await_withdrawal(row.id, ends.then_some(now));
         }
         let nodes: Vec<NodeId> = self.rows.values().filter(concerned).map(|row| row.node).collect();
         out.extend(nodes.into_iter().map(Effect::RoutesOf));

@@ -40,6 +40,13 @@ impl Tailnet {
         self.elect_groups(now, &mut out);
         self.look_at_standings(now, &mut out);
         self.look_at_loans();
+        #[cfg(debug_assertions)]
+        for effect in &out {
+            // The eighth invariant of design.md 6.
+            if let Effect::NodeGone(node) = effect {
+                assert!(self.routes.rows_of(node.id).next().is_none(), "a deleted node has rows: {node:?}");
+            }
+        }
         out
     }
 

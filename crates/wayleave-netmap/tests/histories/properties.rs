@@ -97,19 +97,7 @@ fn no_prefix_is_left_on_a_worse_router_while_another_is_steady(world: &World) {
 /// 4. A primary moves only for a cause that moves it, and the record names it.
 fn a_primary_moves_only_for_a_named_cause(world: &mut World) {
     for change in std::mem::take(&mut world.moves) {
-        assert_ne!(change.from, change.to);
-        let named = match change.because {
-            Because::IncumbentDown(_)
-            | Because::IncumbentFlapping
-            | Because::IncumbentDrained
-            | Because::IncumbentSuspect(_)
-            | Because::IncumbentGone(_) => change.from.is_some() && change.to.is_some(),
-            Because::HigherPriority | Because::MovedBy(_) => change.to.is_some(),
-            Because::OnlyCandidate | Because::JoinedFirst | Because::BetterRank => change.from.is_none(),
-            Because::NoCandidate => change.to.is_none(),
-            Because::Incumbent | Because::LastKnown | Because::Frozen => false,
-        };
-        assert!(named, "{change:?}");
+        assert_eq!(change.broken(), None, "{change:?}");
     }
 }
 

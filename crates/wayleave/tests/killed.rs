@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+mod small;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
@@ -11,36 +13,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use small::{NOISE_KEY, SMALL};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
-/// As much of another system's database as it takes to have a router.
-const SOURCE: &str = r#"
-    CREATE TABLE migrations (id text PRIMARY KEY);
-    INSERT INTO migrations VALUES ('202502131714'), ('202505141324');
-    CREATE TABLE users (id integer PRIMARY KEY AUTOINCREMENT, name text, display_name text, email text,
-        provider_identifier text, provider text, profile_pic_url text, created_at datetime, updated_at datetime,
-        deleted_at datetime);
-    INSERT INTO users (id, name, created_at) VALUES (1, 'anna', '2025-01-01 00:00:00+00:00');
-    CREATE TABLE pre_auth_keys (id integer PRIMARY KEY AUTOINCREMENT, key text, user_id integer, reusable numeric,
-        ephemeral numeric, used numeric, tags text, created_at datetime, expiration datetime);
-    CREATE TABLE api_keys (id integer PRIMARY KEY AUTOINCREMENT, prefix text, hash blob, created_at datetime,
-        expiration datetime, last_seen datetime);
-    CREATE TABLE nodes (id integer PRIMARY KEY AUTOINCREMENT, machine_key text, node_key text, disco_key text,
-        endpoints text, host_info text, ipv4 text, ipv6 text, hostname text, given_name varchar(63), user_id integer,
-        register_method text, forced_tags text, auth_key_id integer, last_seen datetime, expiry datetime,
-        approved_routes text, created_at datetime, updated_at datetime, deleted_at datetime);
-    INSERT INTO nodes (id, machine_key, node_key, host_info, ipv4, hostname, given_name, user_id, register_method,
-        approved_routes, created_at)
-    VALUES (1, 'mkey:3333333333333333333333333333333333333333333333333333333333333333',
-        'nodekey:4444444444444444444444444444444444444444444444444444444444444444',
-        '{"RoutableIPs":["10.1.0.0/24"]}', '100.64.0.9', 'router', 'router', 1, 'cli', '["10.1.0.0/24"]',
-        '2025-01-01 00:00:00+00:00');
-    CREATE TABLE policies (id integer PRIMARY KEY AUTOINCREMENT, data text, created_at datetime, updated_at datetime,
-        deleted_at datetime);
-"#;
-
-const NOISE_KEY: &str = "privkey:50ab1b58e9076c7a4d9d07291f5edf9d1aa017eb949624ba683317f48a640369";
 /// So often it is killed.
 const KILLS: u32 = 8;
 /// So many people work at once. Each has prefixes and users of its own, so that what it was told last is what must be there.
@@ -120,7 +96,7 @@ async fn what_was_acknowledged_survives_kill_9() {
     std::fs::write(folder.join("noise.key"), NOISE_KEY).unwrap();
     let options = SqliteConnectOptions::new().filename(folder.join("db.sqlite")).create_if_missing(true);
     let mut source = SqliteConnection::connect_with(&options.foreign_keys(false)).await.unwrap();
-    sqlx::raw_sql(SOURCE).execute(&mut source).await.unwrap();
+    sqlx::raw_sql(SMALL).execute(&mut source).await.unwrap();
     source.close().await.unwrap();
     let said = run(folder, &["import", "headscale", "db.sqlite", "--noise-key", "noise.key", "--policy", "allow-all"]);
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));

@@ -68,6 +68,11 @@ impl<S: Transport> MeteredStream<S> {
 }
 
 impl Meter {
+    /// Bytes handed to the kernel so far, without asking it anything. `None`: the stream is closed.
+    pub fn written(&self) -> Option<u64> {
+        self.0.upgrade().map(|counts| counts.written.load(Ordering::Acquire))
+    }
+
     /// Looks. `None`: the stream is closed, or the kernel does not say.
     pub fn read(&self) -> Option<Reading> {
         let counts = self.0.upgrade()?;

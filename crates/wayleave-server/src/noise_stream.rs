@@ -1,7 +1,8 @@
 //! A byte stream inside Noise records, which also notes when a PING, or the bytes of a map session, have been handed to TCP.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,31 @@ use crate::meter::Meter;
 const SEAL_AT_ONCE: usize = 8 * MAX_PLAINTEXT;
 /// How much sealed text may wait for the system to take it. Beyond that the writer has to wait.
 const MOST_WAITING: usize = SEAL_AT_ONCE;
+
+/// How many empty buffers a thread keeps. A buffer is empty again once the system has taken what is in it, mostly at once: so one would do,
+/// but for those that wait.
+const MOST_SPARE: usize = 4;
+
+thread_local! {
+    /// Where what is sealed waits for the system, while nothing does. Buffers of connections that come and go would take the place, in
+    /// memory, of those that stay.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer.
+fn spare() -> Vec<u8> {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Gives a buffer back that nobody reads any more.
+fn give_back(mut buffer: Vec<u8>) {
+    buffer.clear();
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < MOST_SPARE {
+            spare.push(buffer);
+        }
+    });
+}
 
 /// Where in the TCP stream the newest PING ends, and the bytes of streams that are followed.
 #[derive(Debug, Default)]
@@ -34,6 +60,15 @@ pub struct Handed {
     pub position: u64,
 }
 
+#[derive(Debug, Default)]
+struct Followed {
+    stream: u32,
+    /// Bytes of it that have gone by.
+    passed: u64,
+    /// What is handed to the system of them.
+    handed: Handed,
+}
+
 /// Finds PINGs, and the DATA of streams that are followed, in what the HTTP/2 library writes (RFC 9113 4.1, 6.1, 6.7).
 #[derive(Debug, Default)]
 struct Scan {
@@ -44,20 +79,24 @@ struct Scan {
     found: bool,
     /// The stream whose DATA the current frame is, if it is followed.
     data_of: Option<u32>,
-    /// For each stream that is followed: bytes that have gone by, and what is handed to the system of them.
-    followed: BTreeMap<u32, (u64, Handed)>,
+    /// The streams that are followed: one, as a rule.
+    followed: Vec<Followed>,
     /// Something of these has gone by and is not handed to the system yet.
     data_waits: bool,
 }
 
 impl Scan {
+    fn of(&mut self, stream: u32) -> Option<&mut Followed> {
+        self.followed.iter_mut().find(|followed| followed.stream == stream)
+    }
+
     fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.payload > 0 {
                 let gone = self.payload.min(bytes.len());
                 self.payload -= gone;
-                if let Some((passed, _)) = self.data_of.and_then(|stream| self.followed.get_mut(&stream)) {
-                    *passed += gone as u64;
+                if let Some(followed) = self.data_of.and_then(|stream| self.of(stream)) {
+                    followed.passed += gone as u64;
                     self.data_waits = true;
                 }
                 bytes = &bytes[gone..];
@@ -70,7 +109,7 @@ impl Scan {
                 self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
                 self.found |= kind == 6 && flags & 1 == 0;
                 let stream = u32::from_be_bytes([s & 0x7f, t, u, v]);
-                self.data_of = (kind == 0 && self.followed.contains_key(&stream)).then_some(stream);
+                self.data_of = (kind == 0 && self.of(stream).is_some()).then_some(stream);
                 self.header.clear();
             }
         }
@@ -86,24 +125,28 @@ impl Marks {
 
     /// Counts the bytes of a stream from here on.
     pub fn follow(&self, stream: u32) {
-        self.scan.lock().unwrap_or_else(PoisonError::into_inner).followed.entry(stream).or_default();
+        let mut scan = self.scan.lock().unwrap_or_else(PoisonError::into_inner);
+        if scan.of(stream).is_none() {
+            scan.followed.push(Followed { stream, ..Followed::default() });
+        }
     }
 
     /// Counts them no more.
     pub fn forget(&self, stream: u32) {
-        self.scan.lock().unwrap_or_else(PoisonError::into_inner).followed.remove(&stream);
+        let mut scan = self.scan.lock().unwrap_or_else(PoisonError::into_inner);
+        scan.followed.retain(|followed| followed.stream != stream);
     }
 
     /// What has been handed to the system of a stream. `None`: it is not followed.
     pub fn handed(&self, stream: u32) -> Option<Handed> {
-        self.scan.lock().unwrap_or_else(PoisonError::into_inner).followed.get(&stream).map(|(_, handed)| *handed)
+        self.scan.lock().unwrap_or_else(PoisonError::into_inner).of(stream).map(|followed| followed.handed)
     }
 
     /// Everything that has gone by is handed to the system, which has so many bytes now.
     fn all_handed(&self, position: u64) {
         let mut scan = self.scan.lock().unwrap_or_else(PoisonError::into_inner);
         scan.data_waits = false;
-        for (passed, handed) in scan.followed.values_mut() {
+        for Followed { passed, handed, .. } in &mut scan.followed {
             if handed.bytes != *passed {
                 *handed = Handed { bytes: *passed, position };
             }
@@ -186,19 +229,19 @@ impl<S: AsyncWrite + Unpin> NoiseStream<S> {
         }
         if self.written > 0 {
             // An idle connection keeps no buffer.
-            self.sealed = Vec::new();
+            give_back(std::mem::take(&mut self.sealed));
             self.written = 0;
         }
         self.is_full = false;
         let (ping, data) = (std::mem::take(&mut self.ping_waits), std::mem::take(&mut self.data_waits));
         if (ping || data)
-            && let Some(reading) = self.meter.as_ref().and_then(Meter::read)
+            && let Some(written) = self.meter.as_ref().and_then(Meter::written)
         {
             if ping {
-                self.mark.position.store(reading.written, Ordering::Release);
+                self.mark.position.store(written, Ordering::Release);
             }
             if data {
-                self.mark.all_handed(reading.written);
+                self.mark.all_handed(written);
             }
         }
         Poll::Ready(Ok(()))
@@ -223,8 +266,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for NoiseStream<S> {
                 me.plain = plain;
                 continue;
             }
-            let mut bytes = [0; 8192];
-            let mut read = ReadBuf::new(&mut bytes);
+            let mut bytes = [MaybeUninit::uninit(); 8192];
+            let mut read = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut me.inner).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
@@ -241,6 +284,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
             ready!(me.poll_drain(cx))?;
         }
         let some = &buf[..buf.len().min(SEAL_AT_ONCE)];
+        if me.sealed.is_empty() {
+            me.sealed = spare();
+        }
         me.sealer.seal(some, &mut me.sealed).map_err(broken)?;
         {
             let mut scan = me.mark.scan.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,10 +1,10 @@
 //! The newest map session of each node, and what is asked of clients through it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use wayleave_model::{NodeId, SessionId};
 use wayleave_wire::control::PingRequest;
@@ -29,7 +29,8 @@ pub struct Sessions {
 struct Open {
     id: SessionId,
     replaced: CancellationToken,
-    ask: mpsc::Sender<Box<PingRequest>>,
+    /// Gone once the session is.
+    ask: Weak<Questions>,
     authority: String,
     /// How far its client has been brought; `None` until its first map is on its way.
     delivery: Option<Arc<Delivery>>,
@@ -45,7 +46,32 @@ pub struct Seat {
     /// A newer session of the same node has opened.
     pub replaced: CancellationToken,
     /// What the client is to be asked.
-    pub asks: mpsc::Receiver<Box<PingRequest>>,
+    pub asks: Asks,
+}
+
+/// What is to be asked of one client. A channel would have room for 32 questions as long as it lives, and most sessions are never asked
+/// anything.
+#[derive(Debug, Default)]
+struct Questions {
+    waiting: Mutex<VecDeque<Box<PingRequest>>>,
+    /// There is one more.
+    come: Notify,
+}
+
+/// The session's end of what its client is to be asked.
+#[derive(Debug, Default)]
+pub struct Asks(Arc<Questions>);
+
+impl Asks {
+    /// Waits for the next question. May be dropped at any time and called again.
+    pub async fn recv(&mut self) -> Option<Box<PingRequest>> {
+        loop {
+            if let Some(next) = lock(&self.0.waiting).pop_front() {
+                return Some(next);
+            }
+            self.0.come.notified().await;
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,7 +84,8 @@ impl Sessions {
     pub fn open(&self, node: NodeId, authority: String, meter: Option<Meter>) -> Seat {
         let id = SessionId::new(self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let replaced = CancellationToken::new();
-        let (ask, asks) = mpsc::channel(ASKS);
+        let asks = Asks::default();
+        let ask = Arc::downgrade(&asks.0);
         let open = Open { id, replaced: replaced.clone(), ask, authority, delivery: None, meter };
         if let Some(old) = lock(&self.open).insert(node, open) {
             old.replaced.cancel();
@@ -107,8 +134,15 @@ impl Sessions {
             return None;
         }
         let request = request(format!("https://{}/machine/ping/{token}", session.authority));
-        // Boxed: a channel has room for 32 of them, and most sessions are never asked anything.
-        session.ask.try_send(Box::new(request)).ok()?;
+        let questions = session.ask.upgrade()?;
+        {
+            let mut waiting = lock(&questions.waiting);
+            if waiting.len() >= ASKS {
+                return None;
+            }
+            waiting.push_back(Box::new(request));
+        }
+        questions.come.notify_one();
         let (answer, answered) = oneshot::channel();
         pings.insert(token, answer);
         Some(answered)
@@ -118,5 +152,30 @@ impl Sessions {
     pub fn answered(&self, token: &str, body: Vec<u8>) -> bool {
         let waits = lock(&self.pings).remove(token);
         waits.is_some_and(|waits| waits.send(body).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn questions_come_in_order_and_only_so_many_wait_for_a_session_that_is_there() {
+        let sessions = Sessions::default();
+        let node = NodeId::new(1);
+        let ask = |token: usize| {
+            let request = |url| PingRequest { url, ..PingRequest::default() };
+            sessions.ask(node, token.to_string(), request)
+        };
+        assert!(ask(0).is_none(), "there is no session");
+        let mut seat = sessions.open(node, "server".to_owned(), None);
+        let waiting: Vec<_> = (0..ASKS).map(|token| ask(token).unwrap()).collect();
+        assert!(ask(ASKS).is_none(), "no more than so many wait");
+        for token in 0..ASKS {
+            assert_eq!(seat.asks.recv().await.unwrap().url, format!("https://server/machine/ping/{token}"));
+        }
+        drop(seat);
+        assert!(ask(ASKS).is_none(), "nobody would ask it");
+        drop(waiting);
     }
 }

@@ -36,8 +36,9 @@ use watch::Watch;
 /// Streams that a client may have open at once. Clients assume 100 before they are told.
 const MOST_STREAMS: u32 = 250;
 
-/// What may wait to be written for one stream. A session that has more to say waits, and then tells what is newest.
-const MOST_WAITING: usize = 64 << 10;
+/// What may wait to be written for one stream. A session that has more to say waits, and then tells what is newest. HTTP/2 keeps room for as
+/// many frames as have once waited, 312 bytes each; so these are not more than a few, of what the largest of them carries.
+const MOST_WAITING: usize = 16 << 10;
 
 /// One Noise connection of a client.
 pub(crate) struct Connection {
@@ -95,7 +96,9 @@ impl Connection {
 }
 
 /// Serves one Noise connection until it ends or the server stops. `first` are bytes to be sent before its records.
-pub(crate) async fn serve<S>(app: Arc<App>, stream: S, session: Session, first: Vec<u8>, peer: Peer)
+///
+/// The session is boxed because the task of a connection has room for its arguments as long as it lives.
+pub(crate) async fn serve<S>(app: Arc<App>, stream: S, session: Box<Session>, first: Vec<u8>, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -111,7 +114,7 @@ type Http2<S> = Box<h2::server::Connection<NoiseStream<S>, Bytes>>;
 async fn open<S>(
     app: Arc<App>,
     stream: S,
-    session: Session,
+    session: Box<Session>,
     first: Vec<u8>,
     peer: Peer,
 ) -> Option<(Http2<S>, Arc<Connection>)>
@@ -121,7 +124,7 @@ where
     peer.known();
     let meter = Some(peer.meter);
     let (machine, version) = (session.peer, session.version);
-    let stream = NoiseStream::new(stream, session, first, meter.clone());
+    let stream = NoiseStream::new(stream, *session, first, meter.clone());
     let marks = stream.mark();
     let newcomer = if app.control.snapshot().machines.contains_key(&machine) {
         None
@@ -173,7 +176,7 @@ where
                 return tracing::debug!("a machine without a node was connected for long enough");
             }
             verdict = watch.next(&connection) => match verdict {
-                watch::Verdict::Silence(silence) => tell(&connection, silence).await,
+                watch::Verdict::Silence(silence) => Box::pin(tell(&connection, silence)).await,
                 watch::Verdict::Hopeless => {
                     tracing::debug!("a connection that was silent for long is closed");
                     return;

@@ -145,7 +145,7 @@ async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, 
     let handshake = initiation
         .and_then(|initiation| accept(&app.key, &initiation, rand::random()).map_err(|error| error.to_string()));
     let (response, session) = match handshake {
-        Ok(handshake) => handshake,
+        Ok((response, session)) => (response.to_vec(), Box::new(session)),
         Err(text) => {
             tracing::debug!(client.address = %peer.address, text, "a handshake was refused");
             return (StatusCode::BAD_REQUEST, format!("{text}\n")).into_response();
@@ -156,7 +156,7 @@ async fn upgrade(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, 
         match upgraded.await {
             // A future of its own, so that the task of a connection that lives on keeps nothing of its beginning.
             Ok(stream) => {
-                Box::pin(machine::serve(app, TokioIo::new(stream), session, response.to_vec(), peer)).await;
+                Box::pin(machine::serve(app, TokioIo::new(stream), session, response, peer)).await;
             }
             Err(error) => tracing::debug!(%error, "an upgrade failed"),
         }
@@ -180,11 +180,11 @@ async fn upgrade_websocket(
     let initiation = Initiation::from_header(&query.handshake);
     let handshake = initiation.and_then(|initiation| accept(&app.key, &initiation, rand::random()));
     let (response, session) = match handshake {
-        Ok(handshake) => handshake,
+        Ok((response, session)) => (response.to_vec(), Box::new(session)),
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
     upgrade.protocols([CONTROL]).on_upgrade(move |socket: WebSocket| async move {
-        machine::serve(app, WsStream::new(socket), session, response.to_vec(), peer).await;
+        machine::serve(app, WsStream::new(socket), session, response, peer).await;
     })
 }
 

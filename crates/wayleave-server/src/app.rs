@@ -61,6 +61,8 @@ pub(crate) struct App {
     /// The server stops.
     pub(crate) stop: CancellationToken,
     pub(crate) strangers: Arc<Semaphore>,
+    /// Where buffers that a connection keeps are made.
+    pub(crate) buffers: Handle,
     /// Connections of machines that have no node: they may join, or not.
     pub(crate) newcomers: Arc<Semaphore>,
     pub(crate) held_logins: Semaphore,
@@ -181,8 +183,8 @@ pub struct Server {
     app: Arc<App>,
     tasks: JoinSet<()>,
     address: Option<SocketAddr>,
-    /// Where the control loop and the probes run, if not where all else does.
-    apart: Option<OwnThread>,
+    /// Where the control loop and the probes run, and where buffers are made, if not where all else does.
+    apart: Option<[OwnThread; 2]>,
     _folder: DataDir,
 }
 
@@ -193,10 +195,11 @@ impl Server {
     ///
     /// The data folder, a key, the database, a certificate or an address can't be used.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let apart = OwnThread::start().map_err(StartError::Thread)?;
-        let on = apart.handle().clone();
-        let mut server = Self::start_on(options, Clock::default(), None::<TcpListener>, &on).await?;
-        server.apart = Some(apart);
+        let own_thread = |name| OwnThread::start(name).map_err(StartError::Thread);
+        let (control, buffers) = (own_thread("control")?, own_thread("buffers")?);
+        let on = [control.handle(), buffers.handle()];
+        let mut server = Self::start_on(options, Clock::default(), None::<TcpListener>, on).await?;
+        server.apart = Some([control, buffers]);
         Ok(server)
     }
 
@@ -207,15 +210,16 @@ impl Server {
     ///
     /// The data folder, a key, the database, a certificate or an address can't be used.
     pub async fn start_at<L: Listener>(options: Options, clock: Clock, more: Option<L>) -> Result<Self, StartError> {
-        Self::start_on(options, clock, more, &Handle::current()).await
+        let here = Handle::current();
+        Self::start_on(options, clock, more, [&here, &here]).await
     }
 
-    /// The control loop and the probes run `on` that runtime, all else on the caller's.
+    /// The control loop and the probes run on the first of these runtimes, buffers are made on the second, all else runs on the caller's.
     async fn start_on<L: Listener>(
         mut options: Options,
         clock: Clock,
         more: Option<L>,
-        on: &Handle,
+        [on, buffers]: [&Handle; 2],
     ) -> Result<Self, StartError> {
         let folder = DataDir::take(&options.data_dir)?;
         let key = keys::load_or_make(&folder.file("noise.key"))?;
@@ -262,6 +266,7 @@ impl Server {
             relay,
             key,
             stop: CancellationToken::new(),
+            buffers: buffers.clone(),
             strangers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
             newcomers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
             held_logins: Semaphore::new(options.limits.held_logins),

@@ -136,7 +136,12 @@ where
     };
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(MOST_STREAMS).max_header_list_size(16 << 10).max_send_buffer_size(MOST_WAITING);
-    let handshake = tokio::time::timeout(app.options.limits.handshake, builder.handshake::<_, Bytes>(stream)).await;
+    // The buffers are made when this is called, before anything is awaited.
+    #[expect(clippy::async_yields_async, reason = "only the beginning of it belongs on that thread")]
+    let begun = app.buffers.spawn(async move { builder.handshake::<_, Bytes>(stream) });
+    // It only fails where the server stops.
+    let begun = begun.await.ok()?;
+    let handshake = tokio::time::timeout(app.options.limits.handshake, begun).await;
     let h2 = match handshake {
         Ok(Ok(h2)) => Box::new(h2),
         Ok(Err(error)) => {

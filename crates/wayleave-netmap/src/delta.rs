@@ -8,10 +8,10 @@ use wayleave_tailnet::{NodeView, Snapshot};
 use wayleave_wire::CapabilityVersion;
 use wayleave_wire::control::{DerpMap, DnsConfig, MapResponse, Node, PeerChange, SshPolicy, UserProfile};
 
-use crate::cache::PeerCache;
+use crate::cache::{PeerCache, WirePeer};
 use crate::dns::dns_of;
 use crate::to_wire::{filter_to_wire, profile, profile_of, self_to_wire, ssh_to_wire};
-use crate::view::{peers, told};
+use crate::view::{peers, told_as_peer};
 
 /// What all viewers share, whoever they are.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,19 +94,12 @@ pub fn delta(
     viewer: NodeId,
     now: Timestamp,
 ) -> Option<MapResponse> {
-    let ((old, old_shared), (new, shared)) = (base, next);
+    let (old, new) = (base.0, next.0);
     let (was, is) = (old.node(viewer)?, new.node(viewer)?);
-    let mut out = MapResponse::default();
     let everybody: BTreeSet<NodeId>;
-    // Other rules: the answers about anybody may have changed. And so may all that this viewer is told, where it is another viewer now:
-    // what a rule says of it, or what it carries itself.
-    let another = was.expired != is.expired
-        || was.approved != is.approved
-        || was.primary != is.primary
-        || was.node.owner != is.node.owner
-        || old.policy.class_of(viewer) != new.policy.class_of(viewer);
+    // Other rules: the answers about anybody may have changed. And so may all that this viewer is told, where it is another viewer now.
     let same_rules = new.policy_version == old.policy_version;
-    let changed = if !same_rules || another {
+    let changed = if !same_rules || is_another(old, was, new, is) {
         everybody = old.policy.peers(viewer).into_iter().chain(new.policy.peers(viewer)).collect();
         &everybody
     } else if was.node.vantage != is.node.vantage {
@@ -117,40 +110,96 @@ pub fn delta(
     } else {
         changed
     };
-    let mut profiles = BTreeMap::new();
-    for id in changed.iter().filter(|id| **id != viewer) {
+    let steps = peer_steps(base, next, changed, cache, (was, is));
+    with_steps(base, next, &steps, viewer, now)
+}
+
+/// Whether a viewer became another one to those who make its map: by what a rule says of it, or by what it carries itself.
+pub(crate) fn is_another(old: &Snapshot, was: &NodeView, new: &Snapshot, is: &NodeView) -> bool {
+    was.expired != is.expired
+        || was.approved != is.approved
+        || was.primary != is.primary
+        || was.node.owner != is.node.owner
+        || old.policy.class_of(was.node.id) != new.policy.class_of(is.node.id)
+}
+
+/// How a peer changed for a viewer.
+#[derive(Debug)]
+pub(crate) enum PeerStep {
+    /// It is gone from the map.
+    Gone,
+    /// Fields that can be told apart.
+    Patch(Box<PeerChange>),
+    /// It is new on the map, or changed in other ways.
+    Whole(Arc<WirePeer>, Arc<NodeView>),
+}
+
+/// How peers changed for a viewer, as it was and as it is, by their ids. Of the viewer itself it says what others who see the same are
+/// told of it.
+pub(crate) fn peer_steps(
+    (old, old_shared): (&Snapshot, &Shared),
+    (new, shared): (&Snapshot, &Shared),
+    changed: &BTreeSet<NodeId>,
+    cache: &PeerCache,
+    (was, is): (&NodeView, &NodeView),
+) -> Vec<(NodeId, PeerStep)> {
+    let step = |id: &NodeId| {
         let (before, after) = (old.node(*id), new.node(*id));
-        let told_before = before.and_then(|peer| told(old, was, peer).map(|told| (peer, told)));
-        let told_after = after.and_then(|peer| told(new, is, peer).map(|told| (peer, told)));
+        let told_before = before.and_then(|peer| told_as_peer(old, was, peer).map(|told| (peer, told)));
+        let told_after = after.and_then(|peer| told_as_peer(new, is, peer).map(|told| (peer, told)));
         match (told_before, told_after) {
-            (_, None) if before.is_none() => {}
-            (None, None) => {}
-            (Some(_), None) => out.peers_removed.push(id.get()),
+            (None, None) => None,
+            (Some(_), None) => Some(PeerStep::Gone),
             (None, Some((peer, told))) => {
-                out.peers_changed.push(Arc::clone(&cache.peer(peer, &told, &shared.base_domain).json));
-                add_profile(&mut profiles, peer, new);
+                Some(PeerStep::Whole(cache.peer(peer, &told, &shared.base_domain), Arc::clone(peer)))
+            }
+            (Some((before, old_told)), Some((after, new_told)))
+                if Arc::ptr_eq(before, after)
+                    && old_told == new_told
+                    && old_shared.base_domain == shared.base_domain =>
+            {
+                None
             }
             (Some((before, old_told)), Some((after, new_told))) => {
                 let before = cache.peer(before, &old_told, &old_shared.base_domain);
                 let peer = cache.peer(after, &new_told, &shared.base_domain);
                 match difference(&before.node, &peer.node) {
-                    Difference::None => {}
-                    Difference::Patch(patch) => out.peers_changed_patch.push(*patch),
-                    Difference::Whole => {
-                        out.peers_changed.push(Arc::clone(&peer.json));
-                        add_profile(&mut profiles, after, new);
-                    }
+                    Difference::None => None,
+                    Difference::Patch(patch) => Some(PeerStep::Patch(patch)),
+                    Difference::Whole => Some(PeerStep::Whole(peer, Arc::clone(after))),
                 }
+            }
+        }
+    };
+    changed.iter().filter_map(|id| Some((*id, step(id)?))).collect()
+}
+
+/// What a viewer is told if its peers changed like this. What the steps say of itself it is not told.
+pub(crate) fn with_steps(
+    base: (&Snapshot, &Shared),
+    next: (&Snapshot, &Shared),
+    steps: &[(NodeId, PeerStep)],
+    viewer: NodeId,
+    now: Timestamp,
+) -> Option<MapResponse> {
+    let ((old, old_shared), (new, shared)) = (base, next);
+    let (was, is) = (old.node(viewer)?, new.node(viewer)?);
+    let mut out = MapResponse::default();
+    let mut profiles = BTreeMap::new();
+    for (id, step) in steps.iter().filter(|(id, _)| *id != viewer) {
+        match step {
+            PeerStep::Gone => out.peers_removed.push(id.get()),
+            PeerStep::Patch(patch) => out.peers_changed_patch.push((**patch).clone()),
+            PeerStep::Whole(peer, view) => {
+                out.peers_changed.push(Arc::clone(&peer.json));
+                add_profile(&mut profiles, view, new);
             }
         }
     }
     let same_policy = Arc::ptr_eq(&old.policy, &new.policy);
-    if !Arc::ptr_eq(was, is) || !same_policy {
-        let (before, after) = (own_node(old, was, &old_shared.base_domain), own_node(new, is, &shared.base_domain));
-        if !same_self(&before, &after) {
-            out.node = Some(Box::new(after));
-            add_profile(&mut profiles, is, new);
-        }
+    if let Some(node) = self_step(base, next, was, is) {
+        out.node = Some(Box::new(node));
+        add_profile(&mut profiles, is, new);
     }
     if !new.users.ptr_eq(&old.users) {
         for (id, user) in new.users.iter() {
@@ -171,7 +220,8 @@ pub fn delta(
         }
     }
     // Names follow from the sites, the rules, and who the viewer is to them.
-    let same_names = !another && same_rules && Arc::ptr_eq(&old.sites, &new.sites) && shared.dns == old_shared.dns;
+    let same_rules = new.policy_version == old.policy_version && !is_another(old, was, new, is);
+    let same_names = same_rules && Arc::ptr_eq(&old.sites, &new.sites) && shared.dns == old_shared.dns;
     if !same_names {
         let dns = dns_of(new, shared, is);
         if dns != dns_of(old, old_shared, was) {
@@ -190,6 +240,20 @@ pub fn delta(
     }
     out.control_time = Some(now);
     Some(out)
+}
+
+/// The viewer as it is told of itself, if that is to be told.
+pub(crate) fn self_step(
+    (old, old_shared): (&Snapshot, &Shared),
+    (new, shared): (&Snapshot, &Shared),
+    was: &Arc<NodeView>,
+    is: &Arc<NodeView>,
+) -> Option<Node> {
+    if Arc::ptr_eq(was, is) && Arc::ptr_eq(&old.policy, &new.policy) {
+        return None;
+    }
+    let (before, after) = (own_node(old, was, &old_shared.base_domain), own_node(new, is, &shared.base_domain));
+    (!same_self(&before, &after)).then_some(after)
 }
 
 /// The viewer as it is told of itself.
@@ -248,24 +312,59 @@ enum Difference {
     Whole,
 }
 
+/// Whether nothing changed but what a patch can tell.
+fn same_but_for_patches(before: &Node, after: &Node) -> bool {
+    // Each field is named, so that a new one is thought of. Not compared as a copy with the others put in: a storm compares millions.
+    let Node {
+        id,
+        stable_id,
+        name,
+        user,
+        key,
+        key_expiry,
+        machine,
+        disco_key: _,
+        addresses,
+        allowed_ips,
+        endpoints: _,
+        derp: _,
+        home_derp: _,
+        hostinfo,
+        created,
+        cap,
+        tags,
+        primary_routes,
+        last_seen: _,
+        online: _,
+        machine_authorized,
+        cap_map,
+        expired,
+    } = before;
+    *id == after.id
+        && *stable_id == after.stable_id
+        && *name == after.name
+        && *user == after.user
+        && *key == after.key
+        && *key_expiry == after.key_expiry
+        && *machine == after.machine
+        && *addresses == after.addresses
+        && *allowed_ips == after.allowed_ips
+        && *hostinfo == after.hostinfo
+        && *created == after.created
+        && *cap == after.cap
+        && *tags == after.tags
+        && *primary_routes == after.primary_routes
+        && *machine_authorized == after.machine_authorized
+        && *cap_map == after.cap_map
+        && *expired == after.expired
+}
+
 /// What tells a client how a peer changed: nothing, the fields that can be told apart (protocol.md 3.3), or the whole node.
 fn difference(before: &Node, after: &Node) -> Difference {
-    if before == after {
-        return Difference::None;
-    }
-    let rest = Node {
-        online: before.online,
-        last_seen: before.last_seen,
-        endpoints: before.endpoints.clone(),
-        home_derp: before.home_derp,
-        derp: before.derp.clone(),
-        disco_key: before.disco_key,
-        ..after.clone()
-    };
     // A home relay can't be taken back by a patch, and a discovery key together with an old last-seen is thrown away by clients.
     let untold = after.home_derp == 0 && before.home_derp != 0;
     let new_key = after.disco_key != before.disco_key;
-    if rest != *before || untold || (new_key && (after.disco_key.is_none() || !after.online)) {
+    if !same_but_for_patches(before, after) || untold || (new_key && (after.disco_key.is_none() || !after.online)) {
         return Difference::Whole;
     }
     let mut patch = PeerChange { node_id: after.id, ..PeerChange::default() };

@@ -2,19 +2,20 @@
 //!
 //! On the way from one picture to a newer one, what a viewer is told follows from what the rules make of it, from what it is and carries
 //! itself, and from its packet filter. Most viewers of a step did not change themselves and carry nothing: those of one class, with the same
-//! change of filter, get the same bytes. Any other viewer is looked at by itself.
+//! change of filter, get the same bytes. One that changed itself in a way that makes it no other viewer shares the comparison of peers, and
+//! is told the same but for itself. Any other viewer is looked at by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use wayleave_model::{NodeId, Timestamp, UserId};
 use wayleave_policy::FilterRule;
-use wayleave_tailnet::Snapshot;
+use wayleave_tailnet::{NodeView, Snapshot};
 use wayleave_wire::CapabilityVersion;
 use wayleave_wire::control::MapResponse;
 
 use crate::cache::PeerCache;
-use crate::delta::{Shared, delta, full_again, own_ssh};
+use crate::delta::{PeerStep, Shared, delta, full_again, is_another, own_ssh, peer_steps, self_step, with_steps};
 use crate::view::{is_its_own, takes_every_route};
 
 /// Steps that are kept. Viewers come from few pictures at a time: from the newest, and those that are written to from one or two before.
@@ -32,8 +33,21 @@ pub struct Fan<T>(Mutex<BTreeMap<StepKey, Entry<T>>>);
 type StepKey = (u64, u64);
 /// Filled in by the first viewer that takes the step.
 type Entry<T> = Arc<OnceLock<Step<T>>>;
-/// What viewers of one kind are told, by the filters that they come to.
-type Alike<T> = Arc<Mutex<Vec<Made<T>>>>;
+
+/// What viewers of one kind are told.
+#[derive(Debug)]
+struct Alike<T> {
+    /// How the peers that changed did so; filled in by the first viewer.
+    peers: OnceLock<Vec<(NodeId, PeerStep)>>,
+    /// By the filters that they come to.
+    made: Mutex<Vec<Made<T>>>,
+}
+
+impl<T> Default for Alike<T> {
+    fn default() -> Self {
+        Self { peers: OnceLock::new(), made: Mutex::default() }
+    }
+}
 
 impl<T> Default for Fan<T> {
     fn default() -> Self {
@@ -52,7 +66,7 @@ struct Step<T> {
     by_user: bool,
     /// Viewers that something was lent to at what changed, before or after.
     borrowers: BTreeSet<NodeId>,
-    kinds: Mutex<BTreeMap<Kind, Alike<T>>>,
+    kinds: Mutex<BTreeMap<Kind, Arc<Alike<T>>>>,
 }
 
 /// Viewers that are told the same of the same peers.
@@ -93,20 +107,28 @@ impl<T: Clone> Fan<T> {
         let Some(changed) = &step.changed else {
             return full_again(base.0, next, cache, viewer, now).as_ref().map(encode).transpose();
         };
-        let make = || delta(base, next, changed, cache, viewer, now).as_ref().map(encode).transpose();
-        let Some((kind, filter)) = step.kind(base, next, viewer) else { return make() };
+        let (Some(was), Some(is)) = (base.0.node(viewer), next.0.node(viewer)) else { return Ok(None) };
+        let Some((kind, filter)) = step.kind(base, next, was, is) else {
+            return delta(base, next, changed, cache, viewer, now).as_ref().map(encode).transpose();
+        };
         let alike = Arc::clone(locked(&step.kinds).entry(kind).or_default());
+        let peers = alike.peers.get_or_init(|| peer_steps(base, next, changed, cache, (was, is)));
+        let make = || with_steps(base, next, peers, viewer, now).as_ref().map(encode).transpose();
+        let is_among = || peers.binary_search_by_key(&viewer, |(id, _)| *id).is_ok();
+        if !Arc::ptr_eq(was, is) && (is_among() || self_step(base, next, was, is).is_some()) {
+            return make();
+        }
         // Held while it is made, so that others of the kind wait for it.
-        let mut alike = locked(&alike);
-        if let Some(made) = alike.iter().find(|made| made.filter == filter) {
+        let mut made = locked(&alike.made);
+        if let Some(made) = made.iter().find(|made| made.filter == filter) {
             return Ok(made.answer.clone());
         }
-        if alike.len() == FILTERS {
-            drop(alike);
+        if made.len() == FILTERS {
+            drop(made);
             return make();
         }
         let answer = make()?;
-        alike.push(Made { filter, answer: answer.clone() });
+        made.push(Made { filter, answer: answer.clone() });
         Ok(answer)
     }
 
@@ -135,18 +157,21 @@ impl<T> Step<T> {
     /// The kind of a viewer, and the filter that it comes to if that is another one; `None`: what it is told is its own.
     fn kind(
         &self,
-        base: (&Snapshot, &Shared),
-        next: (&Snapshot, &Shared),
-        viewer: NodeId,
+        (old, old_shared): (&Snapshot, &Shared),
+        (new, shared): (&Snapshot, &Shared),
+        was: &NodeView,
+        is: &NodeView,
     ) -> Option<(Kind, Option<Vec<FilterRule>>)> {
-        let ((old, old_shared), (new, shared)) = (base, next);
-        let (was, is) = (old.node(viewer)?, new.node(viewer)?);
+        let viewer = is.node.id;
         let class = new.policy.class_of(viewer)?;
-        let same_rules = old.policy_version == new.policy_version && old.policy.class_of(viewer) == Some(class);
+        let same_rules = old.policy_version == new.policy_version;
         let same_names = Arc::ptr_eq(&old.sites, &new.sites) && std::ptr::eq(old_shared, shared);
-        let itself_changed = !Arc::ptr_eq(was, is) || self.changed.as_ref().is_none_or(|all| all.contains(&viewer));
+        let same_viewer = std::ptr::eq(was, is)
+            || !is_another(old, was, new, is)
+                && was.node.vantage == is.node.vantage
+                && takes_every_route(was) == takes_every_route(is);
         let borrows = self.borrowers.contains(&viewer);
-        if self.is_chosen || borrows || itself_changed || !same_rules || !same_names || is_its_own(is) {
+        if self.is_chosen || borrows || !same_viewer || !same_rules || !same_names || is_its_own(is) {
             return None;
         }
         let mut filter = None;

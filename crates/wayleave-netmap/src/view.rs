@@ -24,8 +24,12 @@ pub struct Told {
 
 /// What a viewer is told of a peer's routes; `None` if the peer is not on its map.
 pub fn told(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> Option<Told> {
-    let (viewer_id, peer_id) = (viewer.node.id, peer.node.id);
-    if viewer_id == peer_id || viewer.expired || !snapshot.policy.sees(viewer_id, peer_id) {
+    if viewer.node.id == peer.node.id { None } else { told_as_peer(snapshot, viewer, peer) }
+}
+
+/// What a viewer is told of a peer's routes; of itself, what another one that sees the same would be told.
+pub(crate) fn told_as_peer(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> Option<Told> {
+    if viewer.expired || !snapshot.policy.sees(viewer.node.id, peer.node.id) {
         return None;
     }
     Some(told_as_seen(snapshot, viewer, peer))

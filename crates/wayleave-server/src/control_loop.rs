@@ -25,8 +25,10 @@ use wayleave_tailnet::{
     Command, Committed, Effect, Event, HistoryEntry, Outcome, Plan, PolicyRow, Refusal, Settings, Snapshot, Tailnet,
 };
 
+mod rounds;
 mod words;
 
+use self::rounds::{Listener, Rounds, Stage};
 use self::words::{log, log_history};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Operation};
@@ -52,9 +54,14 @@ pub enum CommandError {
     Stopping,
 }
 
-/// What is being committed, whoever waits for it, and the command itself if it is the tailnet's own.
-type Committing = (JoinHandle<Result<Committed, StoreError>>, Option<Reply>, Option<Command>);
-type Joined = (Result<Committed, StoreError>, Option<Reply>, Option<Command>);
+/// What is being committed: the command, and whoever waits for it; nobody does if it is the tailnet's own.
+struct Committing {
+    done: JoinHandle<Result<Committed, StoreError>>,
+    command: Command,
+    reply: Option<Reply>,
+}
+
+type Joined = (Result<Committed, StoreError>, Command, Option<Reply>);
 type Writing = JoinHandle<Result<(), StoreError>>;
 type Reply = oneshot::Sender<Result<Outcome, CommandError>>;
 type Question = Box<dyn FnOnce(&Tailnet) + Send>;
@@ -71,6 +78,7 @@ enum Input {
 pub struct Control {
     inbox: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    stage: Stage,
     effects: broadcast::Sender<Effect>,
     store: Store,
     clock: Clock,
@@ -108,7 +116,9 @@ impl Control {
         };
         let started = tailnet.apply(Event::Started, now);
         let (inbox, inputs) = mpsc::channel(INBOX);
-        let (publish, snapshots) = watch::channel(Arc::new(tailnet.snapshot().clone()));
+        let first = Arc::new(tailnet.snapshot().clone());
+        let (publish, snapshots) = watch::channel(Arc::clone(&first));
+        let (rounds, stage) = Rounds::new(first);
         let (effects, _) = broadcast::channel(EFFECTS);
         let metrics = Arc::new(Metrics::default());
         metrics.picture(tailnet.snapshot().version);
@@ -118,6 +128,7 @@ impl Control {
             store: store.clone(),
             clock: clock.clone(),
             publish,
+            rounds,
             effects: effects.clone(),
             waiting: VecDeque::new(),
             committing: None,
@@ -130,7 +141,7 @@ impl Control {
         };
         work.run_effects(started);
         on.spawn(work.run(inputs));
-        Ok(Self { inbox, snapshots, effects, store, clock, metrics })
+        Ok(Self { inbox, snapshots, stage, effects, store, clock, metrics })
     }
 
     /// Asks for something, and waits until it is durable and in force.
@@ -177,6 +188,12 @@ impl Control {
     /// Pictures as they come; a slow reader sees the newest only.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.clone()
+    }
+
+    /// The pictures that a session tells its client of. There are fewer than of [`snapshots`](Self::snapshots), and one may come later,
+    /// but never one in which a route moved.
+    pub(crate) fn rounds(&self) -> Listener {
+        self.stage.listener()
     }
 
     /// Effects as they happen. A listener that is too slow is told how many it missed.
@@ -233,6 +250,7 @@ struct Loop {
     store: Store,
     clock: Clock,
     publish: watch::Sender<Arc<Snapshot>>,
+    rounds: Rounds,
     effects: broadcast::Sender<Effect>,
     /// Commands that wait for the one in flight; those without a reply are the tailnet's own.
     waiting: VecDeque<(Command, Option<Reply>)>,
@@ -264,7 +282,7 @@ impl Loop {
             let due = self.tailnet.next_deadline().map(|at| self.clock.instant(at));
             // What is under way has to end before anything is tried again.
             let again = self.not_before.filter(|_| self.committing.is_none() && self.writing.is_none());
-            let deadline = due.into_iter().chain(again).min();
+            let deadline = due.into_iter().chain(again).chain(self.rounds.due()).min();
             tokio::select! {
                 biased;
                 done = joined(&mut self.committing) => self.committed(done),
@@ -310,6 +328,9 @@ impl Loop {
     }
 
     fn apply(&mut self, event: Event) {
+        if rounds::is_pressing(&event) {
+            self.rounds.press();
+        }
         let effects = self.tailnet.apply(event, self.clock.now());
         self.run_effects(effects);
     }
@@ -321,21 +342,23 @@ impl Loop {
             let Some((command, reply)) = self.waiting.pop_front() else { return };
             match self.tailnet.plan(command.clone(), self.clock.now()) {
                 Err(refusal) => answer(reply, Err(refusal.into())),
-                Ok(plan) if plan.writes().is_empty() => self.apply_committed(plan.into_committed(), reply),
+                Ok(plan) if plan.writes().is_empty() => self.apply_committed(plan.into_committed(), &command, reply),
                 Ok(_) if self.writing.is_some() => {
                     self.waiting.push_front((command, reply));
                     return;
                 }
                 Ok(plan) => {
                     let done = self.workers.spawn(commit(self.store.clone(), plan, Arc::clone(&self.metrics)));
-                    let own = reply.is_none().then_some(command);
-                    self.committing = Some((done, reply, own));
+                    self.committing = Some(Committing { done, command, reply });
                 }
             }
         }
     }
 
-    fn apply_committed(&mut self, committed: Committed, reply: Option<Reply>) {
+    fn apply_committed(&mut self, committed: Committed, command: &Command, reply: Option<Reply>) {
+        if rounds::is_asked(command) {
+            self.rounds.press();
+        }
         let outcome = committed.outcome().clone();
         for entry in committed.history() {
             log_history(entry, &self.tailnet);
@@ -348,18 +371,16 @@ impl Loop {
         answer(reply, Ok(outcome));
     }
 
-    fn committed(&mut self, (done, reply, own): Joined) {
+    fn committed(&mut self, (done, command, reply): Joined) {
         match done {
-            Ok(committed) => self.apply_committed(committed, reply),
+            Ok(committed) => self.apply_committed(committed, &command, reply),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "commit failed; nothing was changed");
-                match own {
-                    Some(command) => {
-                        self.again.push(command);
-                        self.not_before = Some(tokio::time::Instant::now() + TRY_AGAIN);
-                    }
-                    None => answer(reply, Err(error.into())),
+                if reply.is_none() {
+                    self.again.push(command);
+                    self.not_before = Some(tokio::time::Instant::now() + TRY_AGAIN);
                 }
+                answer(reply, Err(error.into()));
             }
         }
     }
@@ -369,6 +390,11 @@ impl Loop {
         if snapshot.version != self.publish.borrow().version {
             self.metrics.picture(snapshot.version);
             self.publish.send_replace(Arc::new(snapshot.clone()));
+        }
+        let now = tokio::time::Instant::now();
+        if self.rounds.is_due(snapshot.version, now) {
+            let shown = self.tailnet.show(self.rounds.last());
+            self.rounds.show(Arc::new(shown.clone()), now);
         }
     }
 
@@ -432,9 +458,9 @@ impl Loop {
 
     /// Makes durable what is in force, and answers what still waits.
     async fn finish(&mut self) {
-        if let Some((commit, reply, own)) = self.committing.take() {
-            let done = finished(commit).await;
-            self.committed((done, reply, own));
+        if let Some(Committing { done, command, reply }) = self.committing.take() {
+            let done = finished(done).await;
+            self.committed((done, command, reply));
         }
         self.waiting.clear();
         if let Some(writing) = self.writing.take() {
@@ -450,6 +476,9 @@ impl Loop {
         for effect in effects {
             log(&effect, &self.tailnet);
             self.metrics.effect(&effect);
+            if rounds::is_news(&effect, &self.tailnet) {
+                self.rounds.press();
+            }
             match &effect {
                 Effect::Propose(command) => self.waiting.push_back((command.clone(), None)),
                 Effect::NodeRow(node) => drop(self.behind.nodes.insert(*node)),
@@ -487,10 +516,12 @@ async fn commit(store: Store, plan: Plan, metrics: Arc<Metrics>) -> Result<Commi
 }
 
 async fn joined(slot: &mut Option<Committing>) -> Joined {
-    let Some((handle, ..)) = slot else { return std::future::pending().await };
-    let done = finished(handle).await;
-    let (reply, own) = slot.take().map(|(_, reply, own)| (reply, own)).unwrap_or_default();
-    (done, reply, own)
+    let Some(Committing { done, .. }) = slot else { return std::future::pending().await };
+    let done = finished(done).await;
+    match slot.take() {
+        Some(Committing { command, reply, .. }) => (done, command, reply),
+        None => std::future::pending().await,
+    }
 }
 
 async fn written(slot: &mut Option<Writing>) -> Result<(), StoreError> {

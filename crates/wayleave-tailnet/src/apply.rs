@@ -530,8 +530,10 @@ impl Tailnet {
                 continue;
             }
             changed.insert(id);
-            if !rules_changed {
-                Arc::make_mut(&mut policy).put(id, view.as_ref().map(subject));
+            let subject_now = view.as_ref().map(subject);
+            // That a node comes or goes online is nothing to the rules; readers see that by the answers' being the same ones.
+            if !rules_changed && old.map(|old| subject(old)) != subject_now {
+                Arc::make_mut(&mut policy).put(id, subject_now);
             }
             match view {
                 Some(view) => self.snapshot.put(view),

@@ -63,7 +63,16 @@ pub struct Snapshot {
     /// Grows when the rules changed, and with them the answers for nodes that did not. What a change of one node does to answers about
     /// others concerns the pairs with that node, and filters.
     pub policy_version: u64,
-    changes: OrdMap<u64, Arc<BTreeSet<NodeId>>>,
+    /// By the picture that a step led to.
+    changes: OrdMap<u64, Step>,
+}
+
+/// What changed on the way to a picture.
+#[derive(Clone, Debug)]
+struct Step {
+    /// The picture that it led away from.
+    from: u64,
+    nodes: Arc<BTreeSet<NodeId>>,
 }
 
 impl Snapshot {
@@ -98,20 +107,34 @@ impl Snapshot {
         if version >= self.version {
             return Some(BTreeSet::new());
         }
-        let oldest = self.changes.get_min().map_or(self.version, |(oldest, _)| *oldest);
-        if oldest > version + 1 {
+        let mut steps = self.changes.range(version + 1..).map(|(_, step)| step).peekable();
+        if steps.peek().is_none_or(|first| first.from > version) {
             return None;
         }
-        let steps = self.changes.range(version + 1..);
-        Some(steps.flat_map(|(_, nodes)| nodes.iter().copied()).collect())
+        Some(steps.flat_map(|step| step.nodes.iter().copied()).collect())
+    }
+
+    /// Takes all steps since an older picture for one: nobody is to be told what was between. So who was told of few of many pictures can
+    /// be told of the difference for longer.
+    pub(crate) fn join_steps(&mut self, since: u64) {
+        if since + 1 >= self.version {
+            return;
+        }
+        let Some(nodes) = self.changed_since(since) else { return };
+        let (kept, _) = self.changes.split(&(since + 1));
+        self.changes = kept;
+        self.changes.insert(self.version, Step { from: since, nodes: Arc::new(nodes) });
     }
 
     /// The next picture, after these nodes changed. Says nothing of what they became: the caller puts that in.
     pub(crate) fn step(&mut self, changed: BTreeSet<NodeId>) {
+        let from = self.version;
         self.version += 1;
-        self.changes.insert(self.version, Arc::new(changed));
-        if self.changes.len() > REMEMBERED_STEPS {
-            self.changes = self.changes.without(&(self.version - REMEMBERED_STEPS as u64));
+        self.changes.insert(self.version, Step { from, nodes: Arc::new(changed) });
+        if self.changes.len() > REMEMBERED_STEPS
+            && let Some(oldest) = self.changes.get_min().map(|(to, _)| *to)
+        {
+            self.changes.remove(&oldest);
         }
     }
 

@@ -300,6 +300,14 @@ impl Tailnet {
         &self.snapshot
     }
 
+    /// The picture of the state as it is, for readers who are shown some pictures only, and last the one with this number. It knows what
+    /// changed since pictures that they were shown; of one that was between two of those it may name too many nodes.
+    pub fn show(&mut self, last: u64) -> &Snapshot {
+        self.refresh();
+        self.snapshot.join_steps(last);
+        &self.snapshot
+    }
+
     /// Every prefix that this node advertises and is approved for; none while its key is expired.
     pub(crate) fn approved_of(&self, node: &Node, expired: bool) -> BTreeSet<Prefix> {
         if expired {

@@ -111,7 +111,12 @@ impl Session<'_> {
     }
 
     async fn tell(&mut self, seat: &mut Seat) -> End {
-        let mut snapshots = self.app.control.snapshots();
+        let mut rounds = self.app.control.rounds();
+        // Not from before the client came: it may have got another key, say, since the last round.
+        let newest = self.app.control.snapshot().version;
+        if !rounds.reaches(newest).await {
+            return End::Stopped;
+        }
         let mut shared_changes = self.app.shared_changes();
         let mut base: Option<(Arc<Snapshot>, Arc<Shared>)> = None;
         loop {
@@ -119,7 +124,7 @@ impl Session<'_> {
                 Some(_) => None,
                 None => self.app.turns.acquire().await.ok(),
             };
-            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            let snapshot = rounds.take();
             let shared = Arc::clone(&shared_changes.borrow_and_update());
             if snapshot.node(self.node).is_none() {
                 return Box::pin(self.farewell(base)).await;
@@ -165,10 +170,12 @@ impl Session<'_> {
             tokio::pin!(silent);
             loop {
                 tokio::select! {
-                    changed = snapshots.changed() => match changed {
-                        Ok(()) => break,
-                        Err(_) => return End::Stopped,
-                    },
+                    changed = rounds.changed() => {
+                        if changed {
+                            break;
+                        }
+                        return End::Stopped;
+                    }
                     Ok(()) = shared_changes.changed() => break,
                     reset = std::future::poll_fn(|cx| self.stream.poll_reset(cx)) => {
                         return End::Lost(cause_of_reset(reset.is_ok()));

@@ -39,8 +39,8 @@ use crate::{guard, listener, probe, web};
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Full maps that are made and written at a time. A map takes some 100 KiB while it is under way, beside what maps share; few at a time
-/// are also done sooner.
-const TURNS: usize = 256;
+/// are also done sooner, and keep those waiting less who have theirs and are told what moved.
+const TURNS: usize = 64;
 
 /// How often that is forgotten which was made of nodes as they are no more.
 const SETTLE_EVERY: Duration = Duration::from_secs(10);

@@ -17,9 +17,9 @@ use wayleave_tailnet::{Command, Effect, Event, Snapshot, Tailnet};
 const EACH: Duration = Duration::from_micros(50);
 /// The longest such while.
 const MOST: Duration = Duration::from_secs(1);
-/// How long a round is waited for that not nearly everybody has taken. Where the server is busy with other things, whoever is told of the
-/// round before is the more behind the more rounds there are, and shares less with others.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How many such whiles a round lasts at most that not nearly everybody has taken, and how long. Where the server is busy with other things,
+/// whoever is told of the round before is the more behind the more rounds there are, and shares less with others.
+const PATIENCE: (u32, Duration) = (8, Duration::from_secs(2));
 
 /// A picture that clients are told of.
 struct Round {
@@ -135,7 +135,8 @@ impl Rounds {
         let taken = self.show.borrow().taken.load(Ordering::Relaxed);
         let nearly_all = taken >= audience - audience / 10;
         let at = self.shown_at + pause;
-        let is_due = presses || (now >= at && nearly_all) || now >= self.shown_at + PATIENCE;
+        let is_due =
+            presses || (now >= at && nearly_all) || now >= self.shown_at + (pause * PATIENCE.0).min(PATIENCE.1);
         self.due = (!is_due).then(|| at.max(now + pause / 4));
         is_due
     }
@@ -249,22 +250,29 @@ mod tests {
 
     #[test]
     fn a_round_that_few_have_taken_is_waited_for_but_not_for_ever() {
-        let (mut rounds, mut listeners, at) = rounds(100);
+        let (mut rounds, mut listeners, at) = rounds(1000);
         rounds.show(picture(2), at);
-        listeners.iter_mut().take(89).for_each(|listener| drop(listener.take()));
+        listeners.iter_mut().take(899).for_each(|listener| drop(listener.take()));
         listeners[0].take();
-        assert!(!rounds.is_due(3, at + 100 * MS), "89 of 100, one of them twice");
-        assert!(rounds.due().is_some_and(|again| again > at + 100 * MS && again < at + 110 * MS));
-        listeners[89].take();
+        assert!(!rounds.is_due(3, at + 100 * MS), "899 of 1,000, one of them twice");
+        assert!(rounds.due().is_some_and(|again| again > at + 100 * MS && again < at + 150 * MS));
+        listeners[899].take();
         assert!(rounds.is_due(3, at + 101 * MS));
 
         rounds.show(picture(3), at + 101 * MS);
-        assert!(!rounds.is_due(4, at + 2000 * MS));
-        assert!(rounds.is_due(4, at + 2101 * MS), "nobody takes anything, and somebody may yet");
+        assert!(!rounds.is_due(4, at + 500 * MS));
+        assert!(rounds.is_due(4, at + 501 * MS), "nobody takes anything, and somebody may yet");
         // Whoever is gone is not waited for.
-        rounds.show(picture(4), at + 2101 * MS);
+        rounds.show(picture(4), at + 501 * MS);
         drop(listeners);
-        assert!(rounds.is_due(5, at + 2102 * MS));
+        assert!(rounds.is_due(5, at + 502 * MS));
+    }
+
+    #[test]
+    fn few_are_hardly_ever_kept_waiting_by_one_that_takes_nothing() {
+        let (mut rounds, _listeners, at) = rounds(3);
+        rounds.show(picture(2), at);
+        assert!(rounds.is_due(3, at + 2 * MS));
     }
 
     #[test]

@@ -114,8 +114,8 @@ impl<T: Clone> Fan<T> {
         let alike = Arc::clone(locked(&step.kinds).entry(kind).or_default());
         let peers = alike.peers.get_or_init(|| peer_steps(base, next, changed, cache, (was, is)));
         let make = || with_steps(base, next, peers, viewer, now).as_ref().map(encode).transpose();
-        let is_among = || peers.binary_search_by_key(&viewer, |(id, _)| *id).is_ok();
-        if !Arc::ptr_eq(was, is) && (is_among() || self_step(base, next, was, is).is_some()) {
+        let is_among = peers.binary_search_by_key(&viewer, |(id, _)| *id).is_ok();
+        if is_among || (!Arc::ptr_eq(was, is) && self_step(base, next, was, is).is_some()) {
             return make();
         }
         // Held while it is made, so that others of the kind wait for it.
@@ -309,6 +309,88 @@ mod tests {
         let told = Told::new();
         assert_eq!(told.all(&mut rig, &base, &viewers), 1);
         assert_eq!(told.bring(&mut rig, &base, viewers[0]), None);
+    }
+
+    #[test]
+    fn viewers_that_changed_themselves_are_told_of_each_other_and_not_of_themselves() {
+        let mut rig = Rig::new();
+        let viewers: Vec<NodeId> = (1..7).map(|n| rig.joins(n, &[])).collect();
+        let base = rig.base();
+        rig.reports(1, viewers[0], &[], 5555);
+        rig.reports(2, viewers[1], &[], 6666);
+        rig.ask(Command::RenameNode { node: viewers[2], name: "other".parse().unwrap() });
+        let told = Told::new();
+        assert_eq!(told.all(&mut rig, &base, &viewers), 4, "one for each that changed, and one for all others");
+        let mut patched = |viewer: NodeId| {
+            let frame = told.bring(&mut rig, &base, viewer).unwrap();
+            let ids = |key: &str, id: &str| {
+                frame[key].as_array().into_iter().flatten().map(|one| one[id].as_u64().unwrap()).collect::<Vec<_>>()
+            };
+            (ids("PeersChangedPatch", "NodeID"), ids("PeersChanged", "ID"), frame["Node"]["Name"].clone())
+        };
+        let [a, b, c] = [0, 1, 2].map(|at| viewers[at].get());
+        assert_eq!(patched(viewers[0]), (vec![b], vec![c], Value::Null));
+        assert_eq!(patched(viewers[2]), (vec![a, b], vec![], "other.example.net.".into()));
+        assert_eq!(patched(viewers[5]), (vec![a, b], vec![c], Value::Null));
+    }
+
+    #[test]
+    fn a_viewer_that_its_like_do_not_see_is_told_of_itself_alone() {
+        let mut rig = Rig::new();
+        let [a, b, server] = [1, 2, 3].map(|n| rig.joins(n, &[]));
+        let text = r#"{"tagOwners": {"tag:c": [], "tag:s": []},
+            "acls": [{"action": "accept", "src": ["tag:c"], "dst": ["tag:s:22"]}]}"#;
+        rig.ask(Command::SetPolicy { text: text.to_owned(), replaces: None, by: "test".to_owned() });
+        for (node, tag) in [(a, "tag:c"), (b, "tag:c"), (server, "tag:s")] {
+            rig.ask(Command::TagNode { node, tags: BTreeSet::from([tag.parse().unwrap()]) });
+        }
+        let base = rig.base();
+        rig.ask(Command::RenameNode { node: a, name: "other".parse().unwrap() });
+        let told = Told::new();
+        told.all(&mut rig, &base, &[b, a, server]);
+        assert_eq!(told.bring(&mut rig, &base, b), None);
+        assert_eq!(told.bring(&mut rig, &base, a).unwrap()["Node"]["Name"], "other.example.net.");
+    }
+
+    #[test]
+    fn pictures_that_nobody_was_shown_are_one_step() {
+        let mut rig = Rig::new();
+        let viewers: Vec<NodeId> = (1..5).map(|n| rig.joins(n, &[])).collect();
+        let shown = rig.base();
+        rig.reports(1, viewers[0], &[], 5555);
+        let between = rig.base();
+        rig.reports(2, viewers[1], &[], 6666);
+        rig.base();
+        rig.reports(3, viewers[2], &[], 7777);
+        let next = rig.tailnet.show(shown.version).clone();
+        let both = |picture: &Snapshot, nodes: &[NodeId]| {
+            assert_eq!(next.changed_since(picture.version), Some(nodes.iter().copied().collect()));
+        };
+        both(&shown, &viewers[..3]);
+        // Too many, never too few: what it says of the first is no difference.
+        both(&between, &viewers[..3]);
+        let told = Told::new();
+        for base in [&shown, &between] {
+            assert!(told.all(&mut rig, base, &viewers) > 0);
+        }
+        // Once more, on top of that.
+        rig.reports(4, viewers[3], &[], 8888);
+        rig.base();
+        let last = rig.tailnet.show(next.version).clone();
+        assert_eq!(last.changed_since(next.version), Some(BTreeSet::from([viewers[3]])));
+        assert_eq!(last.changed_since(shown.version), Some(viewers.iter().copied().collect()));
+    }
+
+    #[test]
+    fn that_a_client_goes_leaves_the_answers_of_the_rules_as_they_are() {
+        let mut rig = Rig::new();
+        let viewers: Vec<NodeId> = (1..4).map(|n| rig.joins(n, &[])).collect();
+        let base = rig.base();
+        rig.reports(1, viewers[0], &[], 5555);
+        let next = rig.base();
+        assert!(next.version > base.version && Arc::ptr_eq(&base.policy, &next.policy));
+        rig.joins(4, &[]);
+        assert!(!Arc::ptr_eq(&next.policy, &rig.base().policy), "another node is something to them");
     }
 
     #[test]

@@ -64,10 +64,10 @@ pub struct Asks(Arc<Questions>);
 
 impl Asks {
     /// Waits for the next question. May be dropped at any time and called again.
-    pub async fn recv(&mut self) -> Option<Box<PingRequest>> {
+    pub async fn recv(&mut self) -> Box<PingRequest> {
         loop {
             if let Some(next) = lock(&self.0.waiting).pop_front() {
-                return Some(next);
+                return next;
             }
             self.0.come.notified().await;
         }
@@ -172,7 +172,7 @@ mod tests {
         let waiting: Vec<_> = (0..ASKS).map(|token| ask(token).unwrap()).collect();
         assert!(ask(ASKS).is_none(), "no more than so many wait");
         for token in 0..ASKS {
-            assert_eq!(seat.asks.recv().await.unwrap().url, format!("https://server/machine/ping/{token}"));
+            assert_eq!(seat.asks.recv().await.url, format!("https://server/machine/ping/{token}"));
         }
         drop(seat);
         assert!(ask(ASKS).is_none(), "nobody would ask it");

@@ -28,7 +28,7 @@ use wayleave_tailnet::{
 mod rounds;
 mod words;
 
-use self::rounds::{Listener, Rounds, Stage};
+use self::rounds::{Follower, Rounds};
 use self::words::{log, log_history};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, Operation};
@@ -78,7 +78,7 @@ enum Input {
 pub struct Control {
     inbox: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    stage: Stage,
+    rounds: Follower,
     effects: broadcast::Sender<Effect>,
     store: Store,
     clock: Clock,
@@ -118,7 +118,7 @@ impl Control {
         let (inbox, inputs) = mpsc::channel(INBOX);
         let first = Arc::new(tailnet.snapshot().clone());
         let (publish, snapshots) = watch::channel(Arc::clone(&first));
-        let (rounds, stage) = Rounds::new(first);
+        let (rounds, follower) = Rounds::new(first);
         let (effects, _) = broadcast::channel(EFFECTS);
         let metrics = Arc::new(Metrics::default());
         metrics.picture(tailnet.snapshot().version);
@@ -141,7 +141,7 @@ impl Control {
         };
         work.run_effects(started);
         on.spawn(work.run(inputs));
-        Ok(Self { inbox, snapshots, stage, effects, store, clock, metrics })
+        Ok(Self { inbox, snapshots, rounds: follower, effects, store, clock, metrics })
     }
 
     /// Asks for something, and waits until it is durable and in force.
@@ -192,8 +192,8 @@ impl Control {
 
     /// The pictures that a session tells its client of. There are fewer than of [`snapshots`](Self::snapshots), and one may come later,
     /// but never one in which a route moved.
-    pub(crate) fn rounds(&self) -> Listener {
-        self.stage.listener()
+    pub(crate) fn rounds(&self) -> Follower {
+        self.rounds.clone()
     }
 
     /// Effects as they happen. A listener that is too slow is told how many it missed.

@@ -35,14 +35,14 @@ impl Round {
 }
 
 /// How a session comes to the pictures that it tells its client of.
-pub(crate) struct Listener {
+pub(crate) struct Follower {
     rounds: watch::Receiver<Arc<Round>>,
     audience: Arc<AtomicUsize>,
     /// The last that it took, and so counts in the audience.
     took: Option<u64>,
 }
 
-impl Listener {
+impl Follower {
     /// Waits until there is this picture or a newer one. Returns whether there is; if not, the loop has ended.
     pub(crate) async fn reaches(&mut self, version: u64) -> bool {
         self.rounds.wait_for(|round| round.snapshot.version >= version).await.is_ok()
@@ -67,24 +67,18 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+/// For another session, which has taken nothing yet.
+impl Clone for Follower {
+    fn clone(&self) -> Self {
+        Self { rounds: self.rounds.clone(), audience: Arc::clone(&self.audience), took: None }
+    }
+}
+
+impl Drop for Follower {
     fn drop(&mut self) {
         if self.took.is_some() {
             self.audience.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// Gives sessions their listeners.
-#[derive(Clone)]
-pub(super) struct Stage {
-    rounds: watch::Receiver<Arc<Round>>,
-    audience: Arc<AtomicUsize>,
-}
-
-impl Stage {
-    pub(super) fn listener(&self) -> Listener {
-        Listener { rounds: self.rounds.clone(), audience: Arc::clone(&self.audience), took: None }
     }
 }
 
@@ -102,11 +96,11 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    pub(super) fn new(first: Arc<Snapshot>) -> (Self, Stage) {
+    pub(super) fn new(first: Arc<Snapshot>) -> (Self, Follower) {
         let (show, rounds) = watch::channel(Round::new(first));
         let audience = Arc::<AtomicUsize>::default();
-        let stage = Stage { rounds, audience: Arc::clone(&audience) };
-        (Self { show, audience, shown_at: Instant::now(), due: None, presses: false }, stage)
+        let follower = Follower { rounds, audience: Arc::clone(&audience), took: None };
+        (Self { show, audience, shown_at: Instant::now(), due: None, presses: false }, follower)
     }
 
     /// What happens now can't wait.
@@ -212,18 +206,18 @@ mod tests {
     }
 
     /// Rounds that so many sessions have taken the first of, which was shown at that time.
-    fn rounds(sessions: usize) -> (Rounds, Vec<Listener>, Instant) {
-        let (mut rounds, stage) = Rounds::new(picture(0));
+    fn rounds(sessions: usize) -> (Rounds, Vec<Follower>, Instant) {
+        let (mut rounds, follower) = Rounds::new(picture(0));
         let at = Instant::now();
         rounds.show(picture(1), at);
-        let mut listeners: Vec<Listener> = (0..sessions).map(|_| stage.listener()).collect();
-        listeners.iter_mut().for_each(|listener| drop(listener.take()));
-        (rounds, listeners, at)
+        let mut followers: Vec<Follower> = vec![follower; sessions];
+        followers.iter_mut().for_each(|follower| drop(follower.take()));
+        (rounds, followers, at)
     }
 
     #[test]
     fn who_comes_and_goes_is_told_together_and_the_later_the_more_are_told() {
-        let (mut rounds, mut listeners, at) = rounds(1000);
+        let (mut rounds, mut followers, at) = rounds(1000);
         assert!(!rounds.is_due(1, at), "nothing is new");
         assert_eq!(rounds.due(), None);
         assert!(!rounds.is_due(2, at + MS));
@@ -231,15 +225,15 @@ mod tests {
         assert!(!rounds.is_due(3, at + 49 * MS));
         assert!(rounds.is_due(4, at + 50 * MS));
         rounds.show(picture(4), at + 50 * MS);
-        assert_eq!((rounds.due(), rounds.last(), listeners[999].take().version), (None, 4, 4));
-        listeners.iter_mut().for_each(|listener| drop(listener.take()));
+        assert_eq!((rounds.due(), rounds.last(), followers[999].take().version), (None, 4, 4));
+        followers.iter_mut().for_each(|follower| drop(follower.take()));
         // Nothing was told for a while: the next is told at once.
         assert!(rounds.is_due(5, at + 100 * MS));
     }
 
     #[test]
     fn what_can_not_wait_is_told_at_once_with_all_that_waits() {
-        let (mut rounds, _listeners, at) = rounds(1000);
+        let (mut rounds, _followers, at) = rounds(1000);
         assert!(!rounds.is_due(2, at + MS));
         rounds.press();
         assert!(rounds.is_due(3, at + 2 * MS));
@@ -250,13 +244,13 @@ mod tests {
 
     #[test]
     fn a_round_that_few_have_taken_is_waited_for_but_not_for_ever() {
-        let (mut rounds, mut listeners, at) = rounds(1000);
+        let (mut rounds, mut followers, at) = rounds(1000);
         rounds.show(picture(2), at);
-        listeners.iter_mut().take(899).for_each(|listener| drop(listener.take()));
-        listeners[0].take();
+        followers.iter_mut().take(899).for_each(|follower| drop(follower.take()));
+        followers[0].take();
         assert!(!rounds.is_due(3, at + 100 * MS), "899 of 1,000, one of them twice");
         assert!(rounds.due().is_some_and(|again| again > at + 100 * MS && again < at + 150 * MS));
-        listeners[899].take();
+        followers[899].take();
         assert!(rounds.is_due(3, at + 101 * MS));
 
         rounds.show(picture(3), at + 101 * MS);
@@ -264,35 +258,34 @@ mod tests {
         assert!(rounds.is_due(4, at + 501 * MS), "nobody takes anything, and somebody may yet");
         // Whoever is gone is not waited for.
         rounds.show(picture(4), at + 501 * MS);
-        drop(listeners);
+        drop(followers);
         assert!(rounds.is_due(5, at + 502 * MS));
     }
 
     #[test]
     fn few_are_hardly_ever_kept_waiting_by_one_that_takes_nothing() {
-        let (mut rounds, _listeners, at) = rounds(3);
+        let (mut rounds, _followers, at) = rounds(3);
         rounds.show(picture(2), at);
         assert!(rounds.is_due(3, at + 2 * MS));
     }
 
     #[test]
     fn nobody_is_kept_waiting_for_more_than_a_second_where_all_keep_up() {
-        let (mut rounds, _listeners, at) = rounds(30_000);
+        let (mut rounds, _followers, at) = rounds(30_000);
         assert!(!rounds.is_due(2, at + MS));
         assert_eq!(rounds.due(), Some(at + 1000 * MS));
     }
 
     #[tokio::test]
     async fn a_session_that_waits_for_a_picture_gets_that_or_a_newer_one() {
-        let (mut rounds, stage) = Rounds::new(picture(0));
-        let mut listener = stage.listener();
-        let (reached, ()) = tokio::join!(listener.reaches(3), async {
+        let (mut rounds, mut follower) = Rounds::new(picture(0));
+        let (reached, ()) = tokio::join!(follower.reaches(3), async {
             rounds.show(picture(2), Instant::now());
             tokio::task::yield_now().await;
             rounds.show(picture(5), Instant::now());
         });
-        assert!(reached && listener.take().version == 5);
+        assert!(reached && follower.take().version == 5);
         drop(rounds);
-        assert!(!listener.changed().await && !listener.reaches(6).await);
+        assert!(!follower.changed().await && !follower.reaches(6).await);
     }
 }

@@ -180,7 +180,7 @@ impl Session<'_> {
                     reset = std::future::poll_fn(|cx| self.stream.poll_reset(cx)) => {
                         return End::Lost(cause_of_reset(reset.is_ok()));
                     }
-                    Some(ask) = seat.asks.recv() => {
+                    ask = seat.asks.recv() => {
                         let frame = MapResponse { keep_alive: true, ping_request: Some(*ask), ..MapResponse::default() };
                         if let Err(cause) = self.send(&frame, Frame::Ask).await {
                             return End::Lost(cause);

@@ -252,6 +252,16 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Asks who carries the prefix that moves: what a stage did to the routers may have moved it.
+    fn look_for_primary(&mut self) -> anyhow::Result<()> {
+        let list = self.host.ask(&["routes", "list", "--prefix", MOVES])?;
+        let carrier = list.as_array().into_iter().flatten().find(|row| row["is_primary"] == true);
+        let node = carrier.and_then(|row| row["node"]["id"].as_u64());
+        let place = self.routers[..2].iter().position(|router| Some(router.id()) == node);
+        self.primary = place.with_context(|| format!("neither of two routers carries {MOVES}: {list}"))?;
+        Ok(())
+    }
+
     /// Kills the primary. Returns how long that took to be decided, and how much later each viewer knew, by its place.
     async fn fail_over(&mut self) -> anyhow::Result<(f64, i64, Vec<(usize, f64)>)> {
         let dies = Arc::clone(&self.routers[self.primary]);
@@ -280,6 +290,7 @@ impl Bench<'_> {
     async fn failovers(&mut self, report: &mut StageReport) -> anyhow::Result<()> {
         let (mut all, mut firsts, mut lasts, mut decided) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut cpu = 0.0;
+        self.look_for_primary()?;
         for _ in 0..self.plan.failovers {
             let before = self.host.cpu();
             let (after, _, times) = self.fail_over().await?;
@@ -344,6 +355,7 @@ impl Bench<'_> {
 
     async fn storm(&mut self, report: &mut StageReport) -> anyhow::Result<()> {
         let viewers = self.crowd.viewers();
+        self.look_for_primary()?;
         self.host.forget_peak();
         let tcp_before = tcp_memory();
         let tcp = Peak::of_tcp();

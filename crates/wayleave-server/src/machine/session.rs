@@ -27,7 +27,7 @@ use crate::encoding;
 use crate::metrics::Frame;
 
 /// How long a full map may take before others do not wait for it any more.
-const TURN: Duration = Duration::from_millis(250);
+const TURN: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 enum End {

@@ -86,6 +86,13 @@ impl Pinging {
         (last.1 - first.1 + 1).saturating_sub(answers.len() as u64)
     }
 
+    /// After which of the answers pings were lost: how long after `since` each came.
+    pub fn lost_after(&self, since: Instant) -> Vec<Duration> {
+        let answers = self.answers();
+        let pairs = answers.windows(2).filter(|pair| pair[1].1 > pair[0].1 + 1);
+        pairs.map(|pair| pair[0].0.saturating_duration_since(since)).collect()
+    }
+
     /// When it started.
     pub const fn started(&self) -> Instant {
         self.started

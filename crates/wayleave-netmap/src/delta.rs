@@ -96,17 +96,17 @@ pub fn delta(
 ) -> Option<MapResponse> {
     let (old, new) = (base.0, next.0);
     let (was, is) = (old.node(viewer)?, new.node(viewer)?);
-    let everybody: BTreeSet<NodeId>;
+    let more: BTreeSet<NodeId>;
     // Other rules: the answers about anybody may have changed. And so may all that this viewer is told, where it is another viewer now.
     let same_rules = new.policy_version == old.policy_version;
     let changed = if !same_rules || is_another(old, was, new, is) {
-        everybody = old.policy.peers(viewer).into_iter().chain(new.policy.peers(viewer)).collect();
-        &everybody
+        more = everybody(old, new, viewer);
+        &more
     } else if was.node.vantage != is.node.vantage {
         // It chooses from another place.
         let spread = new.nodes.values().filter(|node| !node.choices.is_empty()).map(|node| node.node.id);
-        everybody = changed.iter().copied().chain(spread).collect();
-        &everybody
+        more = changed.iter().copied().chain(spread).collect();
+        &more
     } else {
         changed
     };
@@ -116,11 +116,20 @@ pub fn delta(
 
 /// Whether a viewer became another one to those who make its map: by what a rule says of it, or by what it carries itself.
 pub(crate) fn is_another(old: &Snapshot, was: &NodeView, new: &Snapshot, is: &NodeView) -> bool {
+    carries_other(was, is) || old.policy.class_of(was.node.id) != new.policy.class_of(is.node.id)
+}
+
+/// Whether a viewer is somebody else's, or came to carry other prefixes, or none.
+pub(crate) fn carries_other(was: &NodeView, is: &NodeView) -> bool {
     was.expired != is.expired
         || was.approved != is.approved
         || was.primary != is.primary
         || was.node.owner != is.node.owner
-        || old.policy.class_of(was.node.id) != new.policy.class_of(is.node.id)
+}
+
+/// Everybody whom a viewer saw or sees.
+pub(crate) fn everybody(old: &Snapshot, new: &Snapshot, viewer: NodeId) -> BTreeSet<NodeId> {
+    old.policy.peers(viewer).into_iter().chain(new.policy.peers(viewer)).collect()
 }
 
 /// How a peer changed for a viewer.

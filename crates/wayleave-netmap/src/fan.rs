@@ -3,7 +3,7 @@
 //! On the way from one picture to a newer one, what a viewer is told follows from what the rules make of it, from what it is and carries
 //! itself, and from its packet filter. Most viewers of a step did not change themselves and carry nothing: those of one class, with the same
 //! change of filter, get the same bytes. One that changed itself in a way that makes it no other viewer shares the comparison of peers, and
-//! is told the same but for itself. Any other viewer is looked at by itself.
+//! is told the same but for itself. So do those whom other rules brought from one class to another. Any other viewer is looked at by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,7 +15,9 @@ use wayleave_wire::CapabilityVersion;
 use wayleave_wire::control::MapResponse;
 
 use crate::cache::PeerCache;
-use crate::delta::{PeerStep, Shared, delta, full_again, is_another, own_ssh, peer_steps, self_step, with_steps};
+use crate::delta::{
+    PeerStep, Shared, carries_other, delta, everybody, full_again, own_ssh, peer_steps, self_step, with_steps,
+};
 use crate::view::{is_its_own, takes_every_route};
 
 /// Steps that are kept. Viewers come from few pictures at a time: from the newest, and those that are written to from one or two before.
@@ -60,6 +62,8 @@ impl<T> Default for Fan<T> {
 struct Step<T> {
     /// The nodes that came, went or changed; `None`: too long ago to say.
     changed: Option<BTreeSet<NodeId>>,
+    /// The rules are the same. If not, the answers about anybody may have changed.
+    same_rules: bool,
     /// A viewer chooses among what changed by where or who it is.
     is_chosen: bool,
     /// Whose a viewer is decides whom it sees.
@@ -72,7 +76,8 @@ struct Step<T> {
 /// Viewers that are told the same of the same peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
-    class: u32,
+    /// Before and after: the same, unless the rules are others.
+    classes: (u32, u32),
     user: Option<UserId>,
     takes_every_route: bool,
     loses_incremental_peers: bool,
@@ -108,16 +113,24 @@ impl<T: Clone> Fan<T> {
             return full_again(base.0, next, cache, viewer, now).as_ref().map(encode).transpose();
         };
         let (Some(was), Some(is)) = (base.0.node(viewer), next.0.node(viewer)) else { return Ok(None) };
-        let Some((kind, filter)) = step.kind(base, next, was, is) else {
+        let Some(kind) = step.kind(base, next, was, is) else {
             return delta(base, next, changed, cache, viewer, now).as_ref().map(encode).transpose();
         };
         let alike = Arc::clone(locked(&step.kinds).entry(kind).or_default());
-        let peers = alike.peers.get_or_init(|| peer_steps(base, next, changed, cache, (was, is)));
+        let peers = alike.peers.get_or_init(|| {
+            if step.same_rules {
+                return peer_steps(base, next, changed, cache, (was, is));
+            }
+            let mut all = everybody(base.0, next.0, viewer);
+            all.insert(viewer);
+            peer_steps(base, next, &all, cache, (was, is))
+        });
         let make = || with_steps(base, next, peers, viewer, now).as_ref().map(encode).transpose();
         let is_among = peers.binary_search_by_key(&viewer, |(id, _)| *id).is_ok();
-        if is_among || (!Arc::ptr_eq(was, is) && self_step(base, next, was, is).is_some()) {
+        if is_among || step.tells_of_itself(base, next, was, is) {
             return make();
         }
+        let filter = other_filter(base.0, next.0, viewer);
         // Held while it is made, so that others of the kind wait for it.
         let mut made = locked(&alike.made);
         if let Some(made) = made.iter().find(|made| made.filter == filter) {
@@ -146,50 +159,78 @@ impl<T: Clone> Fan<T> {
 impl<T> Step<T> {
     fn new(old: &Snapshot, new: &Snapshot) -> Self {
         let changed = new.changed_since(old.version);
-        let offers = |snapshot: &Snapshot, id: &NodeId| snapshot.node(*id).is_some_and(|node| !node.choices.is_empty());
-        let is_chosen = changed.iter().flatten().any(|id| offers(old, id) || offers(new, id));
-        let views = changed.iter().flatten().flat_map(|id| [old.node(*id), new.node(*id)]).flatten();
-        let borrowers = views.flat_map(|view| view.lent.values().copied()).collect();
-        let by_user = old.policy.tells_users_apart() || new.policy.tells_users_apart();
-        Self { changed, is_chosen, by_user, borrowers, kinds: Mutex::default() }
+        let same_rules = old.policy_version == new.policy_version;
+        let mut step = Self {
+            changed: None,
+            same_rules,
+            is_chosen: false,
+            by_user: old.policy.tells_users_apart() || new.policy.tells_users_apart(),
+            borrowers: BTreeSet::new(),
+            kinds: Mutex::default(),
+        };
+        let mut look = |view: &NodeView| {
+            step.is_chosen |= !view.choices.is_empty();
+            step.borrowers.extend(view.lent.values());
+        };
+        if same_rules {
+            let of = |id: &NodeId| [old.node(*id), new.node(*id)];
+            changed.iter().flatten().flat_map(of).flatten().for_each(|view| look(view));
+        } else {
+            old.nodes.values().chain(new.nodes.values()).for_each(|view| look(view));
+        }
+        Self { changed, ..step }
     }
 
-    /// The kind of a viewer, and the filter that it comes to if that is another one; `None`: what it is told is its own.
+    /// The kind of a viewer; `None`: what it is told is its own.
     fn kind(
         &self,
         (old, old_shared): (&Snapshot, &Shared),
         (new, shared): (&Snapshot, &Shared),
         was: &NodeView,
         is: &NodeView,
-    ) -> Option<(Kind, Option<Vec<FilterRule>>)> {
+    ) -> Option<Kind> {
         let viewer = is.node.id;
-        let class = new.policy.class_of(viewer)?;
-        let same_rules = old.policy_version == new.policy_version;
+        let classes = (old.policy.class_of(viewer)?, new.policy.class_of(viewer)?);
+        let same_class = !self.same_rules || classes.0 == classes.1;
         let same_names = Arc::ptr_eq(&old.sites, &new.sites) && std::ptr::eq(old_shared, shared);
         let same_viewer = std::ptr::eq(was, is)
-            || !is_another(old, was, new, is)
+            || !carries_other(was, is)
                 && was.node.vantage == is.node.vantage
                 && takes_every_route(was) == takes_every_route(is);
         let borrows = self.borrowers.contains(&viewer);
-        if self.is_chosen || borrows || !same_viewer || !same_rules || !same_names || is_its_own(is) {
+        if self.is_chosen || borrows || !same_viewer || !same_class || !same_names || is_its_own(is) {
             return None;
         }
-        let mut filter = None;
-        if !Arc::ptr_eq(&old.policy, &new.policy) {
-            if own_ssh(old, was) != own_ssh(new, is) {
-                return None;
-            }
-            let after = new.policy.filter(viewer);
-            filter = (old.policy.filter(viewer) != after).then_some(after);
-        }
-        let kind = Kind {
-            class,
+        Some(Kind {
+            classes,
             user: is.node.owner.user().filter(|_| self.by_user),
             takes_every_route: takes_every_route(is),
             loses_incremental_peers: CapabilityVersion(is.node.capability).loses_incremental_peers(),
-        };
-        Some((kind, filter))
+        })
     }
+
+    /// Whether a viewer is told of itself, or of who may open shells on it.
+    fn tells_of_itself(
+        &self,
+        base: (&Snapshot, &Shared),
+        next: (&Snapshot, &Shared),
+        was: &Arc<NodeView>,
+        is: &Arc<NodeView>,
+    ) -> bool {
+        let (old, new) = (base.0, next.0);
+        let itself = || (!Arc::ptr_eq(was, is) || !self.same_rules) && self_step(base, next, was, is).is_some();
+        let shells = || !Arc::ptr_eq(&old.policy, &new.policy) && own_ssh(old, was) != own_ssh(new, is);
+        itself() || shells()
+    }
+}
+
+/// The packet filter that a viewer comes to, if that is another one.
+fn other_filter(old: &Snapshot, new: &Snapshot, viewer: NodeId) -> Option<Vec<FilterRule>> {
+    if Arc::ptr_eq(&old.policy, &new.policy) {
+        return None;
+    }
+    let after = new.policy.filter(viewer);
+    (old.policy.filter(viewer) != after).then_some(after)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -391,6 +432,93 @@ mod tests {
         assert!(next.version > base.version && Arc::ptr_eq(&base.policy, &next.policy));
         rig.joins(4, &[]);
         assert!(!Arc::ptr_eq(&next.policy, &rig.base().policy), "another node is something to them");
+    }
+
+    #[test]
+    fn other_rules_are_looked_at_once_for_all_whom_they_bring_from_one_class_to_another() {
+        let mut rig = Rig::new();
+        let tag = |name: &str| BTreeSet::from([name.parse().unwrap()]);
+        let tagged = |rig: &mut Rig, nodes: std::ops::Range<u8>, name: &str| {
+            let all: Vec<NodeId> = nodes.map(|n| rig.joins(n, &[])).collect();
+            all.iter().for_each(|node| drop(rig.ask(Command::TagNode { node: *node, tags: tag(name) })));
+            all
+        };
+        let rules = |rest: &str| {
+            format!(
+                r#"{{"tagOwners": {{"tag:a": [], "tag:b": [], "tag:s": []}},
+                "acls": [{{"action": "accept", "src": ["tag:a"], "dst": ["tag:s:22"]}},
+                         {{"action": "accept", "src": ["tag:b"], "dst": ["tag:b:*"]}}{rest}"#
+            )
+        };
+        let set = |rig: &mut Rig, text: String| {
+            let base = rig.base();
+            rig.ask(Command::SetPolicy { text, replaces: None, by: "test".to_owned() });
+            base
+        };
+        set(&mut rig, rules("]}"));
+        let (a, b) = (tagged(&mut rig, 1..9, "tag:a"), tagged(&mut rig, 9..17, "tag:b"));
+        let servers = tagged(&mut rig, 17..19, "tag:s");
+        let everybody = [a.clone(), b.clone(), servers.clone()].concat();
+        let told = Told::new();
+
+        // Something else for nobody.
+        let base = set(&mut rig, rules(" ]}"));
+        assert_eq!(told.all(&mut rig, &base, &everybody), 0);
+
+        // They see the servers as well: one frame for all of them; each server has a frame and a filter.
+        let base = set(&mut rig, rules(r#", {"action": "accept", "src": ["tag:b"], "dst": ["tag:s:22"]}]}"#));
+        assert_eq!(told.all(&mut rig, &base, &everybody), 1 + servers.len());
+        let frame = told.bring(&mut rig, &base, b[3]).unwrap();
+        assert_eq!(frame["PeersChanged"].as_array().unwrap().len(), servers.len(), "{frame}");
+
+        // They see each other no more, and those of the other tag see each other: nobody sees itself.
+        let text = rules("]}").replace(r#"["tag:b"], "dst": ["tag:b:*"]"#, r#"["tag:a"], "dst": ["tag:a:*"]"#);
+        let base = set(&mut rig, text);
+        told.all(&mut rig, &base, &everybody);
+        let frame = told.bring(&mut rig, &base, b[3]).unwrap();
+        assert_eq!(frame["PeersRemoved"].as_array().unwrap().len(), b.len() - 1 + servers.len(), "{frame}");
+        let frame = told.bring(&mut rig, &base, a[3]).unwrap();
+        assert_eq!(frame["PeersChanged"].as_array().unwrap().len(), a.len() - 1, "{frame}");
+
+        // An attribute that everybody has is told to each of itself, and shells to those on whom they are opened.
+        let attributes = rules(r#"], "nodeAttrs": [{"target": ["tag:a"], "attr": ["custom:one"]}]}"#);
+        let base = set(&mut rig, attributes);
+        told.all(&mut rig, &base, &everybody);
+        let frame = told.bring(&mut rig, &base, a[0]).unwrap();
+        assert!(frame["Node"]["CapMap"].as_object().unwrap().contains_key("custom:one"), "{frame}");
+        let shells = r#"], "ssh": [{"action": "accept", "src": ["tag:a"], "dst": ["tag:s"], "users": ["root"]}]}"#;
+        let base = set(&mut rig, rules(shells));
+        told.all(&mut rig, &base, &everybody);
+        assert!(!told.bring(&mut rig, &base, servers[0]).unwrap()["SSHPolicy"].is_null());
+    }
+
+    #[test]
+    fn other_rules_are_told_to_each_by_itself_where_it_chooses_or_something_is_lent_to_it() {
+        let mut rig = Rig::new();
+        let routers = [rig.joins(1, &[LAN]), rig.joins(2, &[LAN])];
+        let clients: Vec<NodeId> = (3..13).map(|n| rig.joins(n, &[])).collect();
+        routers.iter().for_each(|router| rig.approve(*router, LAN));
+        let everybody = [clients.clone(), routers.to_vec()].concat();
+        let told = Told::new();
+        let set = |rig: &mut Rig, destination: &str| {
+            let base = rig.base();
+            let text = format!(r#"{{"acls": [{{"action": "accept", "src": ["*"], "dst": ["{destination}"]}}]}}"#);
+            rig.ask(Command::SetPolicy { text, replaces: None, by: "test".to_owned() });
+            told.all(rig, &base, &everybody);
+        };
+        let loan = rig.lends(LAN, "192.168.77.100", routers[1], clients[2]);
+        rig.tell(Event::Lend(loan));
+        for destination in ["100.64.0.99:*", "*:*"] {
+            set(&mut rig, destination);
+        }
+        rig.wait(std::time::Duration::from_secs(2));
+        let spread = wayleave_model::Change::Set(wayleave_model::Spread::Balance);
+        let change = wayleave_model::PrefixChange { spread, ..wayleave_model::PrefixChange::default() };
+        let by = wayleave_model::Approver::Cli;
+        rig.ask(Command::SetPrefix { prefix: Some(LAN.parse().unwrap()), change, by });
+        for destination in ["100.64.0.99:*", "*:*"] {
+            set(&mut rig, destination);
+        }
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl RouteTable {
                 }
             }
             Testimony::Alive { asked_at } => {
-                if router.health.alive(asked_at, &self.settings) {
+                if router.health.alive(asked_at, now, &self.settings) {
                     self.health_changed(node, now, out);
                 }
             }
@@ -118,8 +118,14 @@ impl RouteTable {
         if let Some((since, until)) = self.gathering.filter(|(_, until)| *until > now) {
             router.health.wait_for_others(since, until);
         }
+        let liveness = router.health.liveness();
         let verdicts = router.health.time_over(now, &self.settings.judging);
-        self.judged(node, verdicts, before, now, out);
+        if verdicts.is_empty() && router.health.liveness() == liveness {
+            // It was looked at, and that is nothing that anybody is told.
+            self.set_timer(node);
+        } else {
+            self.judged(node, verdicts, before, now, out);
+        }
     }
 
     pub(crate) fn flapping_over(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
@@ -199,12 +205,16 @@ impl RouteTable {
             Some(until) => self.timers.set(Timer::Flapping(node), until),
             None => self.timers.stop(&Timer::Flapping(node)),
         }
-        match router.health.next_deadline() {
+        self.set_timer(node);
+        self.mark_node(node);
+        self.tell_of(node, out);
+    }
+
+    fn set_timer(&mut self, node: NodeId) {
+        match self.routers.get(&node).and_then(|router| router.health.next_deadline()) {
             Some(at) => self.timers.set(Timer::Liveness(node), at),
             None => self.timers.stop(&Timer::Liveness(node)),
         }
-        self.mark_node(node);
-        self.tell_of(node, out);
     }
 
     /// What viewers see of this node's routes may have changed: its rank did.

@@ -5,7 +5,8 @@
 //! A node is down while a conviction stands against it that counts (see [`crate::evidence`]), and up otherwise. What it has been accused of
 //! but is not convicted of yet is a *doubt*: its stream was lost less than 500 ms ago, or it is silent and its witnesses still reach it.
 //! A doubt becomes a conviction when its time is over. Each answer to a witness that was asked after the loss gives it more time, for at most
-//! 30 s in all: clients keep their path while only control is cut off.
+//! 30 s in all: clients keep their path while only control is cut off. A doubt that is held by answers is looked at ten times a second, so
+//! that a server that stood still, and asked nobody meanwhile, finds that out before it convicts.
 //!
 //! | what happens | what it does |
 //! |---|---|
@@ -66,7 +67,20 @@ struct Doubt {
     at: Timestamp,
     /// When it is convicted.
     until: Timestamp,
+    /// When it is looked at next, for whether the server stood still. Set while answers to witnesses hold it.
+    look_at: Option<Timestamp>,
 }
+
+impl Doubt {
+    /// When something is due for it.
+    fn due(&self) -> Timestamp {
+        self.look_at.map_or(self.until, |look_at| look_at.min(self.until))
+    }
+}
+
+/// How often a doubt that is held is looked at. A server that stood still for longer than this and [`Judging::late`] together is found; one
+/// that stood still for less had time enough to ask witnesses again.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The health of one node.
 #[derive(Clone, Debug)]
@@ -149,7 +163,7 @@ impl Health {
             return Liveness::Grace { until };
         }
         match self.doubts.values().min_by_key(|doubt| doubt.until) {
-            Some(Doubt { cause, at, until }) => Liveness::Doubted { cause: *cause, at: *at, until: *until },
+            Some(Doubt { cause, at, until, .. }) => Liveness::Doubted { cause: *cause, at: *at, until: *until },
             None => Liveness::Up,
         }
     }
@@ -194,9 +208,9 @@ impl Health {
         }
     }
 
-    /// When a doubt or a grace is over.
+    /// When a doubt or a grace is over, or a doubt is to be looked at.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.doubts.values().map(|doubt| doubt.until).chain(self.grace).min()
+        self.doubts.values().map(Doubt::due).chain(self.grace).min()
     }
 
     /// A newer session opened. `None`: an older or the same one, which changes nothing.
@@ -218,7 +232,7 @@ impl Health {
         self.session = None;
         self.echo_misses = 0;
         if settings.judging.mode(Kind::Stream) != Mode::Off {
-            self.doubts.insert(Kind::Stream, Doubt { cause, at: now, until: now + settings.lost_after });
+            self.doubts.insert(Kind::Stream, Doubt { cause, at: now, until: now + settings.lost_after, look_at: None });
         }
         true
     }
@@ -239,7 +253,7 @@ impl Health {
         let alive_at = self.alive_at.filter(|alive_at| *alive_at > at);
         let held = alive_at.map(|alive_at| (alive_at + judging.hold_lasts).min(at + judging.hold_most));
         if let Some(until) = held.filter(|until| *until > now && judging.mode(Kind::Ping) != Mode::Off) {
-            self.doubts.insert(Kind::Ping, Doubt { cause, at, until });
+            self.doubts.insert(Kind::Ping, Doubt { cause, at, until, look_at: Some(now + LOOK_EVERY) });
             return None;
         }
         self.convictions.convict(cause, judging.mode(Kind::Ping), now)
@@ -256,7 +270,7 @@ impl Health {
     }
 
     /// A witness that was asked then reached it. Returns whether that gave a doubt more time.
-    pub(crate) fn alive(&mut self, asked_at: Timestamp, settings: &Settings) -> bool {
+    pub(crate) fn alive(&mut self, asked_at: Timestamp, now: Timestamp, settings: &Settings) -> bool {
         self.alive_at = self.alive_at.max(Some(asked_at));
         let judging = &settings.judging;
         let mut changed = false;
@@ -266,6 +280,7 @@ impl Health {
             let until = (asked_at + lasts).min(doubt.at + judging.hold_most);
             changed |= until > doubt.until;
             doubt.until = doubt.until.max(until);
+            doubt.look_at.get_or_insert(now + LOOK_EVERY);
         }
         changed
     }
@@ -332,9 +347,9 @@ impl Health {
         }
     }
 
-    /// Time is over for doubts and a grace. Returns what it is convicted of by that.
+    /// Time is over for doubts and a grace, or a doubt is looked at. Returns what it is convicted of by that.
     ///
-    /// A server that comes late to look was late to take in what witnesses answered meanwhile too: that they are not known to have
+    /// A server that comes late to look was late to ask witnesses, and to take in what they answered, too: that they are not known to have
     /// reached the router any more convicts nobody then, and they get the time for one more answer.
     pub(crate) fn time_over(&mut self, now: Timestamp, judging: &Judging) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
@@ -342,15 +357,14 @@ impl Health {
             self.grace = None;
             verdicts.extend(self.convictions.convict(Cause::NotBack, Mode::Act, now));
         }
-        while let Some((kind, doubt)) = self.doubts.iter().find(|(_, doubt)| doubt.until <= now) {
-            let (kind, doubt) = (*kind, *doubt);
-            let is_held = self.alive_at.is_some_and(|alive_at| alive_at > doubt.at);
-            let until = (now + judging.hold_lasts).min(doubt.at + judging.hold_most);
-            if is_held && judging.is_late(doubt.until, now) && until > now {
-                self.doubts.insert(kind, Doubt { until, ..doubt });
-                continue;
+        for doubt in self.doubts.values_mut().filter(|doubt| doubt.look_at.is_some() && doubt.due() <= now) {
+            if judging.is_late(doubt.due(), now) {
+                doubt.until = doubt.until.max((now + judging.hold_lasts).min(doubt.at + judging.hold_most));
             }
-            let cause = doubt.cause;
+            doubt.look_at = Some(now + LOOK_EVERY);
+        }
+        while let Some((kind, doubt)) = self.doubts.iter().find(|(_, doubt)| doubt.until <= now) {
+            let (kind, cause) = (*kind, doubt.cause);
             self.doubts.remove(&kind);
             verdicts.extend(self.convictions.convict(cause, judging.mode(kind), now));
         }

@@ -27,22 +27,25 @@ const SETTLES: Time = 10_000;
 const FORGETS: Time = 30_000;
 /// The server is late by more than this.
 const LATE: Time = 250;
+/// How often one that is held is looked at.
+const LOOK: Time = 100;
 
 /// What one kind of evidence says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Word {
     #[default]
     Nothing,
-    /// It speaks against the router since the first time, and convicts it at the second.
-    Doubts(Time, Time),
+    /// It speaks against the router since the first time, and convicts it at the second; at the third, which answers to witnesses give it,
+    /// it is looked at.
+    Doubts(Time, Time, Option<Time>),
     Convicts,
 }
 
 impl Word {
-    /// When it convicts.
-    const fn until(self) -> Option<Time> {
+    /// When it convicts, or is looked at.
+    fn next(self) -> Option<Time> {
         match self {
-            Self::Doubts(_, until) => Some(until),
+            Self::Doubts(_, until, look) => Some(look.map_or(until, |look| look.min(until))),
             Self::Nothing | Self::Convicts => None,
         }
     }
@@ -210,7 +213,7 @@ impl Reference {
         }
         router.session = None;
         router.echoes = router.echoes.map(|_| 0);
-        router.stream = Word::Doubts(now, now + LOST);
+        router.stream = Word::Doubts(now, now + LOST, None);
         if !drained {
             router.before.push((now, router.flapping_until, router.steady_since));
             router.losses.push(now);
@@ -234,7 +237,7 @@ impl Reference {
         } else if lost.len() >= COMMON {
             let first = self.lost[0].0;
             for router in self.routers.values_mut() {
-                if let Word::Doubts(at, until) = &mut router.stream
+                if let Word::Doubts(at, until, _) = &mut router.stream
                     && *at >= first
                 {
                     *until = (*until).max((now + COMMON_GAP).min(first + COMMON_WINDOW));
@@ -252,7 +255,7 @@ impl Reference {
         let since = now - SILENT;
         let alive_at = router.alive_at.filter(|alive_at| *alive_at > since);
         match alive_at.map(|alive_at| (alive_at + HOLD).min(since + HOLD_MOST)).filter(|until| *until > now) {
-            Some(until) => router.ping = Word::Doubts(since, until),
+            Some(until) => router.ping = Word::Doubts(since, until, Some(now + LOOK)),
             None => router.convicts(drained, now, |router| router.ping = Word::Convicts),
         }
     }
@@ -269,10 +272,11 @@ impl Reference {
         let router = self.router(node);
         router.alive_at = Some(now);
         for word in [&mut router.stream, &mut router.ping] {
-            if let Word::Doubts(at, until) = word
+            if let Word::Doubts(at, until, look) = word
                 && now > *at
             {
                 *until = (*until).max((now + HOLD.min(LOST + now - *at)).min(*at + HOLD_MOST));
+                look.get_or_insert(now + LOOK);
             }
         }
     }
@@ -459,7 +463,7 @@ impl Reference {
     /// The next moment at which something changes by itself; the caller stops there.
     pub fn next(&self) -> Option<Time> {
         let routers = self.routers.values().flat_map(|router| {
-            let doubts = [router.stream, router.ping].into_iter().filter_map(Word::until);
+            let doubts = [router.stream, router.ping].into_iter().filter_map(Word::next);
             doubts.chain(router.grace).chain(router.flapping_until)
         });
         let waits = self.rules.values().filter_map(|rules| rules.failback);
@@ -478,22 +482,21 @@ impl Reference {
                 router.grace = None;
                 router.stream = Word::Convicts;
             }
-            let due = |word: Word| matches!(word, Word::Doubts(_, until) if until <= now);
-            let first =
-                [router.stream, router.ping].into_iter().filter(|word| due(*word)).filter_map(Word::until).min();
+            let first = [router.stream, router.ping].into_iter().filter_map(Word::next).filter(|at| *at <= now).min();
             if router.flapping_until.is_some_and(|until| until <= now && first.is_none_or(|first| until < first)) {
                 router.calms();
             }
             // Witnesses that reached it may answer once more where the server looks late.
-            let alive_at = router.alive_at;
             for word in [&mut router.stream, &mut router.ping] {
-                if let Word::Doubts(at, until) = word
-                    && now - *until > LATE
-                    && alive_at.is_some_and(|alive_at| alive_at > *at)
-                {
-                    *until = (*until).max((now + HOLD).min(*at + HOLD_MOST));
+                let next = word.next().filter(|next| *next <= now);
+                if let (Word::Doubts(at, until, Some(look)), Some(next)) = (word, next) {
+                    if now - next > LATE {
+                        *until = (*until).max((now + HOLD).min(*at + HOLD_MOST));
+                    }
+                    *look = now + LOOK;
                 }
             }
+            let due = |word: Word| matches!(word, Word::Doubts(_, until, _) if until <= now);
             let over = [due(router.stream), due(router.ping)];
             if over.contains(&true) {
                 router.convicts(drained.contains(node), now, |router| {

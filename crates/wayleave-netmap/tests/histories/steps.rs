@@ -33,8 +33,9 @@ pub enum Step {
     Path(u8, u8, u8, bool),
     /// One of an older target, or through a router that was something else when it began.
     StalePath(u8, u8),
-    /// Control is lost for so many milliseconds, by an end of the stream or by silence, and witnesses reach it all the while.
-    LosesControl(u8, bool, u64),
+    /// Control is lost for so many milliseconds, by an end of the stream or by silence, and witnesses reach it all the while; in the middle
+    /// of it the server stands still for so many, and asks nobody.
+    LosesControl(u8, bool, u64, u64),
     /// Bits say which prefixes.
     Advertises(u8, u8),
     MovesHome(u8, u32),
@@ -126,6 +127,10 @@ fn step(chance: &mut Chance) -> Step {
             match chance.below(4) {
                 0 => chance.within(5000, 27_000),
                 _ => chance.within(200, 5000),
+            },
+            match chance.below(3) {
+                0 => chance.within(100, 1500),
+                _ => 0,
             },
         ),
         116..118 => Step::Storm(chance.below(1 << NODES) as u8, [0, 40, 190][chance.below(3) as usize]),

@@ -403,7 +403,7 @@ impl World {
                     stale.into_iter().for_each(|round| self.tell(Event::Evidence(node, Testimony::Path(round))));
                 }
             }
-            Step::LosesControl(n, stream, millis) => self.loses_control(*n, *stream, *millis),
+            Step::LosesControl(n, stream, millis, still) => self.loses_control(*n, *stream, *millis, *still),
             Step::Advertises(n, which) => {
                 let routes = (0..5).filter(|p| which & (1 << p) != 0).map(prefix).collect();
                 self.reports(*n, routes);
@@ -480,7 +480,7 @@ impl World {
     }
 
     /// Control to a router is lost and comes back; its witnesses, who are asked again and again, reach it all the while.
-    fn loses_control(&mut self, n: u8, stream: bool, millis: u64) {
+    fn loses_control(&mut self, n: u8, stream: bool, millis: u64, still: u64) {
         let Some(node) = self.node(n).filter(|_| self.open.contains_key(&n)) else { return };
         // One that was accused before is held only if it was answered for all the while.
         if self.tailnet.routes().down_cause(node).is_some() || self.tailnet.routes().is_doubted(node) {
@@ -497,7 +497,11 @@ impl World {
             self.happens(&Step::FallsSilent(n));
         }
         self.reference_follows();
-        for _ in 0..millis / ASKED_EVERY {
+        for at in 0..millis / ASKED_EVERY {
+            if still > 0 && at > 0 && at == millis / ASKED_EVERY / 2 {
+                self.happens(&Step::StandsStill(still));
+                self.reference_follows();
+            }
             self.passes(ASKED_EVERY);
             self.alive(n);
             self.reference_follows();

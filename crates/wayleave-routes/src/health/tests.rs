@@ -138,7 +138,7 @@ fn state_named(name: &str) -> Health {
             health.time_over(t(1_500), judging);
         }
         "held" => {
-            health.alive(t(9_500), &settings);
+            health.alive(t(9_500), t(9_500), &settings);
             assert_eq!(health.silent(s(5), Cause::TcpStalled, t(9_800), judging), None);
         }
         "ping" => assert!(health.silent(s(5), Cause::PingUnanswered, t(9_000), judging).is_some()),
@@ -271,18 +271,35 @@ fn convictions_of_several_kinds_stand_side_by_side_and_each_is_lifted_by_its_own
     assert!(health.is_up());
 }
 
+/// When it is convicted if nothing more is heard of it.
+fn convicted_at(health: &Health) -> Option<Timestamp> {
+    match health.liveness() {
+        Liveness::Doubted { until, .. } => Some(until),
+        _ => None,
+    }
+}
+
+/// All that is due until then happens in time. Returns the verdicts.
+fn looked_at(health: &mut Health, until: i64, judging: &Judging) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    while let Some(at) = health.next_deadline().filter(|at| *at <= t(until)) {
+        verdicts.extend(health.time_over(at, judging));
+    }
+    verdicts
+}
+
 #[test]
 fn s10_answers_to_witnesses_hold_a_lost_router_for_thirty_seconds_and_no_longer() {
     let settings = Settings::default();
     let mut health = state_named("up");
     assert!(health.lost(s(5), Cause::ConnectionClosed, t(10_000), &settings));
-    assert!(!health.alive(t(10_000), &settings), "an answer that is no newer than the loss holds nothing");
+    assert!(!health.alive(t(10_000), t(10_000), &settings), "an answer that is no newer than the loss holds nothing");
     let mut now = 10_050;
-    while health.next_deadline().is_some_and(|until| until > t(now)) {
-        health.alive(t(now), &settings);
+    while convicted_at(&health).is_some_and(|until| until > t(now)) {
+        health.alive(t(now), t(now), &settings);
         now += 200;
     }
-    assert_eq!(health.next_deadline(), Some(t(40_000)));
+    assert_eq!(convicted_at(&health), Some(t(40_000)));
     assert_eq!(health.time_over(t(40_000), &settings.judging), [Verdict::Convicted(Cause::ConnectionClosed)]);
 }
 
@@ -292,18 +309,28 @@ fn s30_a_server_that_stood_still_lets_witnesses_answer_once_more_before_it_convi
     let judging = &settings.judging;
     let silent = |alive_at: Option<i64>| {
         let mut health = state_named("up");
-        alive_at.map(|at| health.alive(t(at), &settings));
+        alive_at.map(|at| health.alive(t(at), t(at), &settings));
         let verdict = health.silent(s(5), Cause::PingUnanswered, t(10_000), judging);
         assert_eq!(verdict.is_none(), alive_at.is_some());
         health
     };
     let mut health = silent(Some(9_900));
-    assert_eq!(health.next_deadline(), Some(t(10_900)));
+    assert_eq!(convicted_at(&health), Some(t(10_900)));
     assert_eq!(health.time_over(t(13_000), judging), [], "2.1 s late");
-    assert_eq!(health.next_deadline(), Some(t(14_000)));
-    health.alive(t(13_100), &settings);
-    assert_eq!(health.next_deadline(), Some(t(14_100)));
+    assert_eq!(convicted_at(&health), Some(t(14_000)));
+    health.alive(t(13_100), t(13_100), &settings);
+    assert_eq!(convicted_at(&health), Some(t(14_100)));
+    assert_eq!(looked_at(&mut health, 14_099, judging), []);
     assert_eq!(health.time_over(t(14_100), judging), [Verdict::Convicted(Cause::PingUnanswered)], "in time");
+    // It stood still until just before, and asked nobody meanwhile.
+    let mut health = silent(Some(9_900));
+    assert_eq!(looked_at(&mut health, 10_200, judging), []);
+    assert_eq!(health.time_over(t(10_551), judging), [], "more than 250 ms after the look that was due at 10.3 s");
+    assert_eq!(convicted_at(&health), Some(t(11_551)));
+    let mut health = silent(Some(9_900));
+    assert_eq!(looked_at(&mut health, 10_200, judging), []);
+    assert_eq!(health.time_over(t(10_550), judging), [], "there was time enough to ask again");
+    assert_eq!(convicted_at(&health), Some(t(10_900)));
     // Not beyond the time for which answers may hold it.
     let mut health = silent(Some(9_900));
     assert_eq!(health.time_over(t(38_000), judging), [Verdict::Convicted(Cause::PingUnanswered)]);
@@ -318,17 +345,17 @@ fn an_answer_of_a_process_that_is_about_to_end_costs_no_more_than_it_is_old() {
     let settings = Settings::default();
     let mut health = state_named("up");
     health.lost(s(5), Cause::StreamEnded, t(10_000), &settings);
-    health.alive(t(10_002), &settings);
-    assert_eq!(health.next_deadline(), Some(t(10_504)));
-    health.alive(t(10_100), &settings);
-    assert_eq!(health.next_deadline(), Some(t(10_700)));
+    health.alive(t(10_002), t(10_002), &settings);
+    assert_eq!(convicted_at(&health), Some(t(10_504)));
+    health.alive(t(10_100), t(10_100), &settings);
+    assert_eq!(convicted_at(&health), Some(t(10_700)));
 }
 
 #[test]
 fn a_frozen_router_that_answered_its_witnesses_only_before_is_convicted_at_once() {
     let settings = Settings::default();
     let mut health = state_named("up");
-    health.alive(t(7_900), &settings);
+    health.alive(t(7_900), t(7_900), &settings);
     assert!(health.silent(s(5), Cause::PingUnanswered, t(10_000), &settings.judging).is_some());
 }
 

@@ -201,6 +201,23 @@ fn the_server_stands_still_while_witnesses_hold_a_router_and_holds_it_on() {
 }
 
 #[test]
+fn the_server_stands_still_until_shortly_before_a_hold_runs_out_and_holds_it_on() {
+    for still in (300..1000).step_by(50) {
+        play(move |mut sim| async move {
+            two_routers(&mut sim).await;
+            sim.machines[0].cut_control();
+            sim.sleep(secs(4)).await;
+            for _ in 0..8 {
+                tokio::time::advance(ms(still)).await;
+                stays(&sim, "r1", ms(470)).await;
+            }
+            sim.machines[0].mend_control();
+            stays(&sim, "r1", secs(10)).await;
+        });
+    }
+}
+
+#[test]
 fn a_slow_reader_costs_only_itself() {
     play(|mut sim| async move {
         sim.tailnet(2, 4, &[P]).await;

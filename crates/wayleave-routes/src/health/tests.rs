@@ -275,7 +275,7 @@ fn convictions_of_several_kinds_stand_side_by_side_and_each_is_lifted_by_its_own
 fn convicted_at(health: &Health) -> Option<Timestamp> {
     match health.liveness() {
         Liveness::Doubted { until, .. } => Some(until),
-        _ => None,
+        Liveness::Up | Liveness::Grace { .. } | Liveness::Down { .. } => None,
     }
 }
 

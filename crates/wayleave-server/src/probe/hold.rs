@@ -28,14 +28,14 @@ impl Asking {
     }
 
     /// Somebody wants it. Returns whether nobody asks yet.
-    fn wanted(&self, node: NodeId) -> bool {
-        self.lock().insert(node, Instant::now()).is_none()
+    fn wanted(&self, node: NodeId, now: Instant) -> bool {
+        self.lock().insert(node, now).is_none()
     }
 
-    /// Ends if nobody has wanted it for so long. Whoever wants it after that has to begin again.
-    fn ends(&self, node: NodeId, patience: Duration) -> bool {
+    /// Ends if nobody had wanted it for so long when it was looked at. Whoever wants it after that has to begin again.
+    fn ends(&self, node: NodeId, looked_at: Instant, patience: Duration) -> bool {
         let mut all = self.lock();
-        let over = all.get(&node).is_none_or(|wanted_at| wanted_at.elapsed() >= patience);
+        let over = all.get(&node).is_none_or(|wanted_at| *wanted_at + patience <= looked_at);
         if over {
             all.remove(&node);
         }
@@ -53,7 +53,7 @@ pub(super) async fn follow(app: Arc<App>) {
         };
         match effect {
             Ok(Effect::AskWitnesses(node)) => {
-                if asking.wanted(node) {
+                if asking.wanted(node, Instant::now()) {
                     tokio::spawn(hold(Arc::clone(&app), Arc::clone(&asking), node));
                 }
             }
@@ -68,6 +68,7 @@ async fn hold(app: Arc<App>, asking: Arc<Asking>, node: NodeId) {
     loop {
         ask(&app, node);
         sleep(app.options.evidence.hold_every).await;
+        let looked_at = Instant::now();
         let known = app
             .control
             .read(move |tailnet| (tailnet.routes().is_doubted(node), tailnet.routes().down_cause(node).is_some()));
@@ -78,7 +79,7 @@ async fn hold(app: Arc<App>, asking: Arc<Asking>, node: NodeId) {
             (false, true) => Duration::ZERO,
             (false, false) => AT_LEAST,
         };
-        if asking.ends(node, patience) {
+        if asking.ends(node, looked_at, patience) {
             return;
         }
     }
@@ -100,5 +101,38 @@ fn ask(app: &Arc<App>, node: NodeId) {
                 app.control.event(Event::Evidence(node, Testimony::Alive { asked_at })).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId::new(1);
+    const A_MOMENT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_second_doubt_at_the_end_of_the_first_is_asked_about() {
+        let asking = Asking::default();
+        let now = Instant::now();
+        assert!(asking.wanted(NODE, now), "nobody asks yet");
+        // The router is found down, and comes back and is lost again before that is acted on.
+        let looked_at = now + AT_LEAST;
+        assert!(!asking.wanted(NODE, looked_at + A_MOMENT), "whoever asks goes on");
+        assert!(!asking.ends(NODE, looked_at, Duration::ZERO));
+        let looked_at = looked_at + 2 * A_MOMENT;
+        assert!(asking.ends(NODE, looked_at, Duration::ZERO));
+        // Or just after it.
+        assert!(asking.wanted(NODE, looked_at + A_MOMENT), "it begins again");
+    }
+
+    #[test]
+    fn it_is_asked_for_as_long_as_is_wanted_and_others_do_not_end_with_it() {
+        let asking = Asking::default();
+        let (other, now) = (NodeId::new(2), Instant::now());
+        assert!(asking.wanted(NODE, now) && asking.wanted(other, now));
+        assert!(!asking.ends(NODE, now + AT_LEAST - A_MOMENT, AT_LEAST));
+        assert!(asking.ends(NODE, now + AT_LEAST, AT_LEAST));
+        assert!(!asking.wanted(other, now + AT_LEAST), "it still is asked about");
     }
 }

@@ -1,11 +1,14 @@
 //! The invariants of design.md 6, one function each, in their order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::Value;
-use wayleave_model::{NodeId, OnWithdraw, Prefix, Spread, WhenDown};
+use wayleave_model::{NodeId, OnWithdraw, Prefix, Spread, Timestamp, WhenDown, WitnessChoice};
 use wayleave_netmap::{Encoder, full, peers, told};
+use wayleave_policy::Steering;
 use wayleave_routes::{Because, Rank, Seat};
+use wayleave_tailnet::{Loan, Term};
 
 use crate::steps::Step;
 use crate::world::{Picture, World, elected};
@@ -22,8 +25,10 @@ pub fn hold(world: &mut World, step: &Step) {
     exits_are_never_elected(world);
     no_live_row_of_a_deleted_node(world);
     what_was_acknowledged_is_stored(world);
+    a_loan_leads_one_witness_through_a_router_that_stands_by(world);
     if world.steps.is_multiple_of(8) {
         for_each_viewer_a_prefix_is_on_at_most_one_peer(world);
+        a_loan_is_told_to_its_witness_alone(world);
     }
     // What costs much is looked at more often in some histories than in others.
     if world.seed.is_multiple_of(32) && world.steps.is_multiple_of(17) {
@@ -119,10 +124,12 @@ pub fn an_event_concerns_only_prefixes_of_its_node(before: &Picture, world: &mut
     let concerned = |prefix: &Prefix| {
         // A prefix that has fallen back is on nobody exactly while a wider one can be used.
         let falls_back = table.prefix_settings(prefix).when_down == WhenDown::FallBack;
+        // What is lent serves the check of a wider prefix.
+        let wider = falls_back || is_host(prefix);
         before
             .own
             .union(&after.own)
-            .any(|own| prefix.covers(own) || (prefix.is_exit() && own.is_exit()) || (falls_back && own.covers(prefix)))
+            .any(|own| prefix.covers(own) || (prefix.is_exit() && own.is_exit()) || (wider && own.covers(prefix)))
     };
     // Why a router has a prefix is worked out again whenever anybody looks.
     let told_of = |seat: &Seat| (seat.node, seat.carriers.clone(), seat.fallen_back);
@@ -259,6 +266,54 @@ fn what_was_acknowledged_is_stored(world: &World) {
     }
     assert_eq!(world.tailnet.registry().node_count(), world.nodes.len());
     assert_eq!(world.tailnet.routes().all_overrides().count(), world.loaded.prefixes.len());
+}
+
+/// Of design.md 4: a loan stands only while the router could carry the prefix and does not, for one who is connected and has no route to it
+/// of its own; and one that nobody named is over in two seconds.
+fn a_loan_leads_one_witness_through_a_router_that_stands_by(world: &World) {
+    let table = world.tailnet.routes();
+    let mut targets = Vec::new();
+    for (prefix, loan, since) in loans(world) {
+        let seat = table.seat(&prefix).map(|seat| seat.node);
+        assert!(seat.is_some_and(|seat| seat != loan.router), "{loan:?} while {seat:?} has it");
+        let rank = table.rank_for(loan.router, &prefix);
+        assert!(!matches!(rank, None | Some(Rank::Down(_) | Rank::Drained)), "{loan:?} through one that is {rank:?}");
+        assert!(table.candidates(&prefix).iter().any(|candidate| candidate.node == loan.router), "{loan:?}");
+        assert!(world.is_connected(loan.witness) && table.row_of(loan.witness, &prefix).is_none(), "{loan:?}");
+        let check = world.tailnet.path_check(&prefix).unwrap();
+        assert!(check.standby && check.target == loan.target, "{loan:?} for {check:?}");
+        match loan.term {
+            Term::Open => assert_eq!(check.witness, Some(WitnessChoice::Node(loan.witness))),
+            Term::Short => assert!(world.now.since(since) <= Duration::from_secs(2), "{loan:?} since {since}"),
+        }
+        assert!(!targets.contains(&loan.target), "{loan:?}");
+        targets.push(loan.target);
+    }
+}
+
+/// Nobody else's map has what is lent, and the witness has it on one peer, that is primary for none of it.
+fn a_loan_is_told_to_its_witness_alone(world: &mut World) {
+    let snapshot = world.tailnet.snapshot().clone();
+    let loans: Vec<Loan> = loans(world).map(|(_, loan, _)| loan).collect();
+    for viewer in snapshot.nodes.values() {
+        for (peer, _, told) in peers(&snapshot, viewer) {
+            let lent = loans.iter().filter(|loan| loan.router == peer && loan.witness == viewer.node.id);
+            let hosts: BTreeSet<Prefix> = lent.map(|loan| Prefix::host(loan.target)).collect();
+            let led = |host: &Prefix| snapshot.policy.steering(viewer.node.id, host) == Steering::Primary;
+            let expected: BTreeSet<Prefix> = hosts.into_iter().filter(led).collect();
+            let has: BTreeSet<Prefix> = told.routes.iter().copied().filter(is_host).collect();
+            assert_eq!(has, expected, "{} at {peer}", viewer.node.id);
+            assert!(!told.primary.iter().any(is_host));
+        }
+    }
+}
+
+fn is_host(prefix: &Prefix) -> bool {
+    *prefix == Prefix::host(prefix.network())
+}
+
+fn loans(world: &World) -> impl Iterator<Item = (Prefix, Loan, Timestamp)> {
+    elected().filter_map(|prefix| world.tailnet.loan(&prefix).map(|(loan, since)| (prefix, loan, since)))
 }
 
 /// 12: a live router whose witnesses answer keeps its prefixes through any loss of control shorter than half a minute. What it would

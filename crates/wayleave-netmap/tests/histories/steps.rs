@@ -29,6 +29,11 @@ pub enum Step {
     Endpoints(u8, u8),
     /// A path check of a prefix is set with this target, or taken back.
     Check(u8, Option<u8>),
+    /// A path check that looks behind standbys too is set, with a witness or without.
+    ChecksStandbys(u8, Option<u8>),
+    /// The way to its target through a router is lent to a witness: for as long as nothing speaks against it, or for a moment.
+    Lends(u8, u8, u8, bool),
+    TakesBack(u8),
     /// A path check through it is over: 0 passed, 1 spared, 2 missed; the server looked late or not.
     Path(u8, u8, u8, bool),
     /// One of an older target, or through a router that was something else when it began.
@@ -74,7 +79,8 @@ pub fn history(seed: u64, events: usize) -> Vec<Step> {
             (0..ELECTED).for_each(|prefix| steps.push(Step::Approve(node, prefix)));
         }
         if seed.is_multiple_of(3) {
-            (0..ELECTED).for_each(|prefix| steps.push(Step::Check(prefix, Some(99))));
+            (0..ELECTED).for_each(|prefix| steps.push(Step::ChecksStandbys(prefix, Some(NODES - 1))));
+            steps.push(Step::Opens(NODES - 1));
         }
     }
     while steps.len() < events {
@@ -90,8 +96,10 @@ fn step(chance: &mut Chance) -> Step {
     let prefix = chance.below(PREFIXES.len() as u64) as u8;
     let elected = chance.below(u64::from(ELECTED)) as u8;
     let some = chance.below(32) as u8;
+    // Who only looks, mostly.
+    let witness = [5, 6, 6, node][chance.below(4) as usize];
     let of = (!chance.below(4).is_multiple_of(4)).then_some(elected);
-    match chance.below(139) {
+    match chance.below(149) {
         0..12 => Step::Opens(node),
         12..20 => Step::Loses(router, chance.below(2) == 0),
         20..22 => Step::EndsAnOldSession(node),
@@ -139,6 +147,9 @@ fn step(chance: &mut Chance) -> Step {
         126..135 => Step::Path(router, elected, [0, 0, 1, 2, 2, 2][chance.below(6) as usize], chance.below(5) == 0),
         135..136 => Step::StalePath(router, elected),
         136..138 => Step::StandsStill(chance.within(100, 4000)),
+        138..141 => Step::ChecksStandbys(elected, [None, Some(witness), Some(witness)][chance.below(3) as usize]),
+        141..147 => Step::Lends(elected, router, witness, chance.below(3) > 0),
+        147..148 => Step::TakesBack(elected),
         _ => Step::Restart,
     }
 }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use wayleave_model::{
     Approver, Change, DiscoKey, Endpoint, EndpointKind, Failback, Hostinfo, MachineKey, NetInfo, Node, NodeId, NodeKey,
     OnWithdraw, Prefix, PrefixChange, Route, RouteId, SessionId, Spread, Tag, Timestamp, UserId, WhenDown,
+    WitnessChoice,
 };
 use wayleave_netmap::{PeerCache, Pieces, Shared};
 use wayleave_routes::{Cause, Group, PathOutcome, PathRound, PrimaryChange, ProbeRound, Role, Seat, Testimony};
 use wayleave_tailnet::{
-    ApproveMode, Command, Effect, Ending, Event, Loaded, LoginToken, NewAuthKey, NewPathCheck, Outcome, Registration,
-    Report, Settings, Snapshot, Tailnet, Write,
+    ApproveMode, Command, Effect, Ending, Event, Loaded, Loan, LoginToken, NewAuthKey, NewPathCheck, Outcome,
+    Registration, Report, Settings, Snapshot, Tailnet, Term, Write,
 };
 
 use crate::properties;
@@ -245,6 +246,11 @@ impl World {
         }
     }
 
+    /// Whether it has a session.
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.open.keys().any(|n| self.node(*n) == Some(node))
+    }
+
     pub fn node(&self, n: u8) -> Option<NodeId> {
         self.tailnet.registry().node_by_key(&self.node_key(n)).map(|node| node.id)
     }
@@ -364,23 +370,25 @@ impl World {
                     self.reports(*n, routes);
                 }
             }
-            Step::Check(p, target) => {
-                let (prefix, by) = (prefix(*p), Approver::Cli);
-                let command = match target {
-                    Some(target) => Command::SetPathCheck(Box::new(NewPathCheck {
-                        prefix,
-                        target: behind(*p, *target),
-                        every: Duration::from_secs(2),
-                        witness: None,
-                        standby: false,
-                        by,
-                    })),
-                    None => Command::RemovePathCheck { prefix },
-                };
-                if self.ask(command).is_some() {
-                    self.reference.sets_check(usize::from(*p), *target, now);
+            Step::Check(p, Some(target)) => self.sets_check(*p, *target, false, None),
+            Step::Check(p, None) => {
+                if self.ask(Command::RemovePathCheck { prefix: prefix(*p) }).is_some() {
+                    self.reference.sets_check(usize::from(*p), None, now);
                 }
             }
+            Step::ChecksStandbys(p, named) => {
+                let witness = named.and_then(|n| self.node(n)).map(WitnessChoice::Node);
+                self.sets_check(*p, 99, true, witness);
+            }
+            Step::Lends(p, n, witness, open) => {
+                let check = self.tailnet.path_check(&prefix(*p)).map(|check| check.target);
+                let (router, witness) = (self.node(*n), self.node(*witness));
+                let term = if *open { Term::Open } else { Term::Short };
+                if let (Some(target), Some(router), Some(witness)) = (check, router, witness) {
+                    self.tell(Event::Lend(Loan { prefix: prefix(*p), target, router, witness, term }));
+                }
+            }
+            Step::TakesBack(p) => self.tell(Event::TakeBack(prefix(*p))),
             Step::Path(n, p, outcome, late) => self.checks(*n, *p, *outcome, *late),
             Step::StalePath(n, p) => {
                 if let Some(node) = self.node(*n) {
@@ -451,6 +459,15 @@ impl World {
 
     fn due(&self, late: bool) -> Timestamp {
         if late { self.now - Duration::from_millis(251) } else { self.now }
+    }
+
+    fn sets_check(&mut self, p: u8, target: u8, standby: bool, witness: Option<WitnessChoice>) {
+        let (prefix, target_address) = (prefix(p), behind(p, target));
+        let (every, by) = (Duration::from_secs(2), Approver::Cli);
+        let check = NewPathCheck { prefix, target: target_address, every, witness, standby, by };
+        if self.ask(Command::SetPathCheck(Box::new(check))).is_some() {
+            self.reference.sets_check(usize::from(p), Some(target), self.now.as_millis());
+        }
     }
 
     fn checks(&mut self, n: u8, p: u8, outcome: u8, late: bool) {

@@ -118,6 +118,7 @@ impl Session<'_> {
             return End::Stopped;
         }
         let mut shared_changes = self.app.shared_changes();
+        let mut silent = pin!(tokio::time::sleep(Duration::ZERO));
         let mut base: Option<(Arc<Snapshot>, Arc<Shared>)> = None;
         loop {
             let turn = match base {
@@ -150,7 +151,7 @@ impl Session<'_> {
                 Ok(None) => {}
                 Ok(Some(parts)) => {
                     let kind = if before.is_some() { Frame::Delta } else { Frame::Full };
-                    if let Err(cause) = self.take_turn(turn, parts, kind).await {
+                    if let Err(cause) = Box::pin(self.take_turn(turn, parts, kind)).await {
                         return End::Lost(cause);
                     }
                     if let Some(before) = before {
@@ -166,8 +167,7 @@ impl Session<'_> {
             // Wait until there is something to tell.
             let jitter = self.app.options.probes.keep_alive.mul_f64(rand::random::<f64>() / 6.0);
             let keep_alive = self.app.options.probes.keep_alive.saturating_sub(jitter);
-            let silent = tokio::time::sleep(keep_alive);
-            tokio::pin!(silent);
+            silent.as_mut().reset(tokio::time::Instant::now() + keep_alive);
             loop {
                 tokio::select! {
                     changed = rounds.changed() => {
@@ -182,7 +182,7 @@ impl Session<'_> {
                     }
                     ask = seat.asks.recv() => {
                         let frame = MapResponse { keep_alive: true, ping_request: Some(*ask), ..MapResponse::default() };
-                        if let Err(cause) = self.send(&frame, Frame::Ask).await {
+                        if let Err(cause) = self.send(frame, Frame::Ask).await {
                             return End::Lost(cause);
                         }
                     }
@@ -191,7 +191,7 @@ impl Session<'_> {
                         // With the time in it a frame has a length of its own, which disarms a fault of clients since 1.90
                         // (protocol.md 2.2).
                         let frame = MapResponse { keep_alive: true, control_time: Some(now), ..MapResponse::default() };
-                        if let Err(cause) = self.send(&frame, Frame::KeepAlive).await {
+                        if let Err(cause) = self.send(frame, Frame::KeepAlive).await {
                             return End::Lost(cause);
                         }
                         break;
@@ -214,17 +214,25 @@ impl Session<'_> {
             });
             if let Some(gone) = gone {
                 // It is gone either way.
-                self.send(&gone, Frame::Full).await.ok();
+                self.send(gone, Frame::Full).await.ok();
                 drop(self.stream.send_data(Bytes::new(), true));
             }
         }
         End::Quiet
     }
 
-    /// Encodes and sends one frame. Returns what ended the stream if it did.
-    async fn send(&mut self, map: &MapResponse, kind: Frame) -> Result<(), Cause> {
-        let Some(frame) = encoding::frame(map, self.zstd) else { return Err(Cause::StreamEnded) };
-        self.write(vec![frame], kind).await
+    /// Encodes one frame, and sends it when this is awaited. Returns what ended the stream if it did.
+    ///
+    /// The task of a session has no room for what it tells, nor for telling it: it waits most of the time.
+    fn send(&mut self, map: MapResponse, kind: Frame) -> impl Future<Output = Result<(), Cause>> {
+        let frame = encoding::frame(&map, self.zstd);
+        drop(map);
+        Box::pin(async move {
+            match frame {
+                Some(frame) => self.write(vec![frame], kind).await,
+                None => Err(Cause::StreamEnded),
+            }
+        })
     }
 
     /// Sends one frame, and gives the turn back once that is done or takes long.

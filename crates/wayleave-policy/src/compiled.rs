@@ -98,13 +98,33 @@ impl CompiledPolicy {
             }
             let old = Arc::clone(old);
             self.take_out(id, &old);
-        }
-        if let Some(subject) = subject {
-            self.bring_in(id, subject);
+            // One that is as much to every selector as it was, and is where it was, leaves the lists as they are, but for those that have
+            // routes in them.
+            let is_listed_alike = |new: &Standing| {
+                new.subject.owner == old.subject.owner
+                    && new.subject.addresses == old.subject.addresses
+                    && new.class.key.matches == old.class.key.matches
+            };
+            let new = subject.map(|subject| self.bring_in(id, subject));
+            match new {
+                Some(new) if is_listed_alike(&new) => {
+                    let none = FixedBitSet::new();
+                    self.forget_sources(&none, old.class.key.is_router || new.class.key.is_router);
+                }
+                new => {
+                    for standing in [Some(old), new].into_iter().flatten() {
+                        self.forget_sources(&standing.class.key.matches, standing.class.key.is_router);
+                    }
+                }
+            }
+        } else if let Some(subject) = subject {
+            let new = self.bring_in(id, subject);
+            self.forget_sources(&new.class.key.matches, new.class.key.is_router);
         }
     }
 
-    fn bring_in(&mut self, id: NodeId, subject: Subject) {
+    /// The lists that it is in now are forgotten by whoever calls.
+    fn bring_in(&mut self, id: NodeId, subject: Subject) -> Arc<Standing> {
         let key = ClassKey::new(&self.rules, &subject.owner, &subject.addresses, &subject.approved);
         let class = match self.classes.get(&key) {
             Some(class) => Arc::clone(class),
@@ -126,10 +146,12 @@ impl CompiledPolicy {
         for at in class.key.matches.ones().filter(|at| self.rules.is_owner_selector(*at)) {
             self.members[at].insert(id, Arc::clone(&addresses));
         }
-        self.forget_sources(&class.key.matches, class.key.is_router);
-        self.nodes.insert(id, Arc::new(Standing { subject, class }));
+        let standing = Arc::new(Standing { subject, class });
+        self.nodes.insert(id, Arc::clone(&standing));
+        standing
     }
 
+    /// The lists that it was in are forgotten by whoever calls.
     fn take_out(&mut self, id: NodeId, old: &Standing) {
         for prefix in old.subject.approved.iter().filter(|prefix| !prefix.is_exit()) {
             match self.approved.get(prefix) {
@@ -154,7 +176,6 @@ impl CompiledPolicy {
         for at in old.class.key.matches.ones().filter(|at| self.rules.is_owner_selector(*at)) {
             self.members[at].remove(&id);
         }
-        self.forget_sources(&old.class.key.matches, old.class.key.is_router);
         self.nodes.remove(&id);
     }
 

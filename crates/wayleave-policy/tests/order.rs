@@ -405,6 +405,42 @@ fn ask(rules: &Arc<Rules>, nodes: &BTreeMap<NodeId, Subject>) -> Everything {
     answers(&policy, nodes)
 }
 
+#[test]
+fn a_route_more_leaves_every_list_as_it_is_but_those_with_routes_in_them() {
+    let rules = rules(
+        r#"{"tagOwners": {"tag:a": []}, "acls": [
+            {"action": "accept", "src": ["autogroup:member"], "dst": ["tag:a:22"]},
+            {"action": "accept", "src": ["tag:a"], "dst": ["tag:a:80"]},
+            {"action": "accept", "src": ["*"], "dst": ["tag:a:443"]}]}"#,
+    );
+    let tagged = || Owner::Tags { tags: ["tag:a".parse().unwrap()].into(), created_by: None };
+    let routes = |routes: &[&str]| routes.iter().map(|route| route.parse().unwrap()).collect::<BTreeSet<Prefix>>();
+    let mut policy = CompiledPolicy::new(rules);
+    policy.put(NodeId::new(1), Some(subject(1, (Owner::User(UserId::new(1)), routes(&[])))));
+    policy.put(NodeId::new(2), Some(subject(2, (tagged(), routes(&[])))));
+    policy.put(NodeId::new(3), Some(subject(3, (tagged(), routes(&["10.1.0.0/16"])))));
+    let lists = |policy: &CompiledPolicy| {
+        let filter = policy.filter(NodeId::new(2));
+        let sources = filter.into_iter().map(|rule| match rule {
+            FilterRule::Packets { sources, .. } | FilterRule::Capabilities { sources, .. } => sources,
+        });
+        sources.collect::<Vec<Arc<[String]>>>()
+    };
+    let same = |policy: &CompiledPolicy, before: &CompiledPolicy| {
+        let (is, was) = (lists(policy), lists(before));
+        assert_eq!((is.len(), was.len()), (3, 3), "{is:?}");
+        is.iter().zip(&was).filter(|(is, was)| Arc::ptr_eq(is, was)).count()
+    };
+    lists(&policy);
+    let before = policy.clone();
+    policy.put(NodeId::new(3), Some(subject(3, (tagged(), routes(&["10.1.0.0/16", "10.2.0.0/16"])))));
+    assert_eq!(same(&policy, &before), 2, "{:?}", lists(&policy));
+    // One that is somebody else's is in other lists.
+    let before = policy.clone();
+    policy.put(NodeId::new(3), Some(subject(3, (Owner::User(UserId::new(1)), routes(&["10.1.0.0/16"])))));
+    assert_eq!(same(&policy, &before), 0, "{:?}", lists(&policy));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

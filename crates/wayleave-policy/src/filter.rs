@@ -39,7 +39,7 @@ impl Listed {
 }
 
 /// A rule of a packet filter.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Eq, PartialOrd, Ord)]
 pub enum FilterRule {
     /// These sources may send packets there.
     Packets {
@@ -59,6 +59,26 @@ pub enum FilterRule {
         /// Which, each with its values: a list, or null.
         capabilities: Capabilities,
     },
+}
+
+impl PartialEq for FilterRule {
+    /// Long lists that are shared are not looked through, which the comparison of `Arc` would do for what has no fixed size.
+    fn eq(&self, other: &Self) -> bool {
+        let same = |a: &Sources, b: &Sources| Arc::ptr_eq(a, b) || a == b;
+        match (self, other) {
+            (
+                Self::Packets { sources, protocol, destinations },
+                Self::Packets { sources: others, protocol: other, destinations: there },
+            ) => protocol == other && destinations == there && same(sources, others),
+            (
+                Self::Capabilities { sources, destinations, capabilities },
+                Self::Capabilities { sources: others, destinations: there, capabilities: other },
+            ) => destinations == there && capabilities == other && same(sources, others),
+            (Self::Packets { .. }, Self::Capabilities { .. }) | (Self::Capabilities { .. }, Self::Packets { .. }) => {
+                false
+            }
+        }
+    }
 }
 
 /// Capabilities and their values, to be compared by their text.

@@ -133,7 +133,8 @@ fn step(chance: &mut Chance) -> Step {
             router,
             chance.below(2) == 0,
             match chance.below(4) {
-                0 => chance.within(5000, 27_000),
+                // With the two seconds of silence before it, and the time that the server stands still, less than the thirty that it is held.
+                0 => chance.within(5000, 25_000),
                 _ => chance.within(200, 5000),
             },
             match chance.below(3) {

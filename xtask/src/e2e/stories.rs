@@ -488,7 +488,8 @@ fn stopped_server(rig: &mut Rig) -> anyhow::Result<()> {
         let log = rig.server_log()?;
         Ok(log.rsplit("serving").next().unwrap_or_default().matches("session opened").count() >= 2)
     })?;
-    ensure!(rig.pings("a", "100.64.0.2"));
+    // They have not spoken before, and their relay has just come back as well.
+    wait_for("they reach each other", SOON, || Ok(rig.pings("a", "100.64.0.2")))?;
     let nodes = rig.json(&["nodes", "list"])?;
     ensure!(nodes.as_array().is_some_and(|all| all.iter().all(|node| node["online"] == true)), "{nodes}");
     Ok(())

@@ -90,7 +90,7 @@ impl RouteTable {
                 }
             }
             Testimony::Alive { asked_at } => {
-                if router.health.alive(asked_at, now, &self.settings) {
+                if router.health.alive(asked_at, &self.settings) {
                     self.health_changed(node, now, out);
                 }
             }
@@ -115,10 +115,10 @@ impl RouteTable {
     pub(crate) fn liveness_over(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some(router) = self.routers.get_mut(&node) else { return };
         let before = Standing::of(router);
+        let liveness = router.health.liveness();
         if let Some((since, until)) = self.gathering.filter(|(_, until)| *until > now) {
             router.health.wait_for_others(since, until);
         }
-        let liveness = router.health.liveness();
         let verdicts = router.health.time_over(now, &self.settings.judging);
         if verdicts.is_empty() && router.health.liveness() == liveness {
             // It was looked at, and that is nothing that anybody is told.

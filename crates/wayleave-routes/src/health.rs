@@ -5,8 +5,8 @@
 //! A node is down while a conviction stands against it that counts (see [`crate::evidence`]), and up otherwise. What it has been accused of
 //! but is not convicted of yet is a *doubt*: its stream was lost less than 500 ms ago, or it is silent and its witnesses still reach it.
 //! A doubt becomes a conviction when its time is over. Each answer to a witness that was asked after the loss gives it more time, for at most
-//! 30 s in all: clients keep their path while only control is cut off. A doubt that is held by answers is looked at ten times a second, so
-//! that a server that stood still, and asked nobody meanwhile, finds that out before it convicts.
+//! 30 s in all: clients keep their path while only control is cut off. A doubt is looked at ten times a second, so that a server
+//! that stood still, and asked nobody meanwhile, finds that out before it gives up a router that a witness has reached.
 //!
 //! | what happens | what it does |
 //! |---|---|
@@ -67,19 +67,40 @@ struct Doubt {
     at: Timestamp,
     /// When it is convicted.
     until: Timestamp,
-    /// When it is looked at next, for whether the server stood still. Set while answers to witnesses hold it.
-    look_at: Option<Timestamp>,
+    /// When it is looked at next, for whether the server stood still.
+    look_at: Timestamp,
+    /// When it was last found that the server had stood still.
+    late_at: Option<Timestamp>,
 }
 
 impl Doubt {
+    fn new(cause: Cause, at: Timestamp, until: Timestamp, now: Timestamp) -> Self {
+        Self { cause, at, until, look_at: now + LOOK_EVERY, late_at: None }
+    }
+
     /// When something is due for it.
     fn due(&self) -> Timestamp {
-        self.look_at.map_or(self.until, |look_at| look_at.min(self.until))
+        self.look_at.min(self.until)
+    }
+
+    /// Looks whether the server stood still.
+    fn look(&mut self, now: Timestamp, judging: &Judging) {
+        if judging.is_late(self.due(), now) {
+            self.late_at = Some(now);
+        }
+        self.look_at = now + LOOK_EVERY;
+    }
+
+    /// Gives witnesses, of which one reached it at that time, the time for one more answer where the server stood still.
+    fn asks_again(&mut self, alive_at: Timestamp, judging: &Judging) {
+        if let Some(late_at) = self.late_at.filter(|_| alive_at > self.at) {
+            self.until = self.until.max((late_at + judging.hold_lasts).min(self.at + judging.hold_most));
+        }
     }
 }
 
-/// How often a doubt that is held is looked at. A server that stood still for longer than this and [`Judging::late`] together is found; one
-/// that stood still for less had time enough to ask witnesses again.
+/// How often a doubt is looked at. A server that stood still for longer than this and [`Judging::late`] together is found; one that stood
+/// still for less had time enough to ask witnesses again before a doubt that any of them answered is over.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The health of one node.
@@ -232,7 +253,7 @@ impl Health {
         self.session = None;
         self.echo_misses = 0;
         if settings.judging.mode(Kind::Stream) != Mode::Off {
-            self.doubts.insert(Kind::Stream, Doubt { cause, at: now, until: now + settings.lost_after, look_at: None });
+            self.doubts.insert(Kind::Stream, Doubt::new(cause, now, now + settings.lost_after, now));
         }
         true
     }
@@ -253,7 +274,7 @@ impl Health {
         let alive_at = self.alive_at.filter(|alive_at| *alive_at > at);
         let held = alive_at.map(|alive_at| (alive_at + judging.hold_lasts).min(at + judging.hold_most));
         if let Some(until) = held.filter(|until| *until > now && judging.mode(Kind::Ping) != Mode::Off) {
-            self.doubts.insert(Kind::Ping, Doubt { cause, at, until, look_at: Some(now + LOOK_EVERY) });
+            self.doubts.insert(Kind::Ping, Doubt::new(cause, at, until, now));
             return None;
         }
         self.convictions.convict(cause, judging.mode(Kind::Ping), now)
@@ -270,17 +291,17 @@ impl Health {
     }
 
     /// A witness that was asked then reached it. Returns whether that gave a doubt more time.
-    pub(crate) fn alive(&mut self, asked_at: Timestamp, now: Timestamp, settings: &Settings) -> bool {
+    pub(crate) fn alive(&mut self, asked_at: Timestamp, settings: &Settings) -> bool {
         self.alive_at = self.alive_at.max(Some(asked_at));
         let judging = &settings.judging;
         let mut changed = false;
         for doubt in self.doubts.values_mut().filter(|doubt| asked_at > doubt.at) {
             // A process that is about to end may still answer for a moment after its stream did.
             let lasts = judging.hold_lasts.min(settings.lost_after + asked_at.since(doubt.at));
-            let until = (asked_at + lasts).min(doubt.at + judging.hold_most);
-            changed |= until > doubt.until;
-            doubt.until = doubt.until.max(until);
-            doubt.look_at.get_or_insert(now + LOOK_EVERY);
+            let before = doubt.until;
+            doubt.until = before.max((asked_at + lasts).min(doubt.at + judging.hold_most));
+            doubt.asks_again(asked_at, judging);
+            changed |= doubt.until > before;
         }
         changed
     }
@@ -357,11 +378,10 @@ impl Health {
             self.grace = None;
             verdicts.extend(self.convictions.convict(Cause::NotBack, Mode::Act, now));
         }
-        for doubt in self.doubts.values_mut().filter(|doubt| doubt.look_at.is_some() && doubt.due() <= now) {
-            if judging.is_late(doubt.due(), now) {
-                doubt.until = doubt.until.max((now + judging.hold_lasts).min(doubt.at + judging.hold_most));
-            }
-            doubt.look_at = Some(now + LOOK_EVERY);
+        let alive_at = self.alive_at;
+        for doubt in self.doubts.values_mut().filter(|doubt| doubt.due() <= now) {
+            doubt.look(now, judging);
+            alive_at.into_iter().for_each(|alive_at| doubt.asks_again(alive_at, judging));
         }
         while let Some((kind, doubt)) = self.doubts.iter().find(|(_, doubt)| doubt.until <= now) {
             let (kind, cause) = (*kind, doubt.cause);

@@ -27,7 +27,7 @@ const SETTLES: Time = 10_000;
 const FORGETS: Time = 30_000;
 /// The server is late by more than this.
 const LATE: Time = 250;
-/// How often one that is held is looked at.
+/// How often one that is doubted is looked at.
 const LOOK: Time = 100;
 
 /// What one kind of evidence says.
@@ -35,9 +35,9 @@ const LOOK: Time = 100;
 enum Word {
     #[default]
     Nothing,
-    /// It speaks against the router since the first time, and convicts it at the second; at the third, which answers to witnesses give it,
-    /// it is looked at.
-    Doubts(Time, Time, Option<Time>),
+    /// It speaks against the router since the first time, and convicts it at the second; at the third it is looked at, and at the fourth
+    /// the server was found to have stood still.
+    Doubts(Time, Time, Time, Option<Time>),
     Convicts,
 }
 
@@ -45,7 +45,7 @@ impl Word {
     /// When it convicts, or is looked at.
     fn next(self) -> Option<Time> {
         match self {
-            Self::Doubts(_, until, look) => Some(look.map_or(until, |look| look.min(until))),
+            Self::Doubts(_, until, look, _) => Some(look.min(until)),
             Self::Nothing | Self::Convicts => None,
         }
     }
@@ -213,7 +213,7 @@ impl Reference {
         }
         router.session = None;
         router.echoes = router.echoes.map(|_| 0);
-        router.stream = Word::Doubts(now, now + LOST, None);
+        router.stream = Word::Doubts(now, now + LOST, now + LOOK, None);
         if !drained {
             router.before.push((now, router.flapping_until, router.steady_since));
             router.losses.push(now);
@@ -237,7 +237,7 @@ impl Reference {
         } else if lost.len() >= COMMON {
             let first = self.lost[0].0;
             for router in self.routers.values_mut() {
-                if let Word::Doubts(at, until, _) = &mut router.stream
+                if let Word::Doubts(at, until, ..) = &mut router.stream
                     && *at >= first
                 {
                     *until = (*until).max((now + COMMON_GAP).min(first + COMMON_WINDOW));
@@ -255,7 +255,7 @@ impl Reference {
         let since = now - SILENT;
         let alive_at = router.alive_at.filter(|alive_at| *alive_at > since);
         match alive_at.map(|alive_at| (alive_at + HOLD).min(since + HOLD_MOST)).filter(|until| *until > now) {
-            Some(until) => router.ping = Word::Doubts(since, until, Some(now + LOOK)),
+            Some(until) => router.ping = Word::Doubts(since, until, now + LOOK, None),
             None => router.convicts(drained, now, |router| router.ping = Word::Convicts),
         }
     }
@@ -272,11 +272,11 @@ impl Reference {
         let router = self.router(node);
         router.alive_at = Some(now);
         for word in [&mut router.stream, &mut router.ping] {
-            if let Word::Doubts(at, until, look) = word
+            if let Word::Doubts(at, until, _, late) = word
                 && now > *at
             {
                 *until = (*until).max((now + HOLD.min(LOST + now - *at)).min(*at + HOLD_MOST));
-                look.get_or_insert(now + LOOK);
+                *until = late.map_or(*until, |late| (*until).max((late + HOLD).min(*at + HOLD_MOST)));
             }
         }
     }
@@ -487,16 +487,20 @@ impl Reference {
                 router.calms();
             }
             // Witnesses that reached it may answer once more where the server looks late.
+            let alive_at = router.alive_at;
             for word in [&mut router.stream, &mut router.ping] {
                 let next = word.next().filter(|next| *next <= now);
-                if let (Word::Doubts(at, until, Some(look)), Some(next)) = (word, next) {
-                    if now - next > LATE {
-                        *until = (*until).max((now + HOLD).min(*at + HOLD_MOST));
-                    }
+                if let (Word::Doubts(at, until, look, late), Some(next)) = (word, next) {
                     *look = now + LOOK;
+                    if now - next > LATE {
+                        *late = Some(now);
+                    }
+                    if let Some(late) = late.filter(|_| alive_at.is_some_and(|alive_at| alive_at > *at)) {
+                        *until = (*until).max((late + HOLD).min(*at + HOLD_MOST));
+                    }
                 }
             }
-            let due = |word: Word| matches!(word, Word::Doubts(_, until, _) if until <= now);
+            let due = |word: Word| matches!(word, Word::Doubts(_, until, ..) if until <= now);
             let over = [due(router.stream), due(router.ping)];
             if over.contains(&true) {
                 router.convicts(drained.contains(node), now, |router| {

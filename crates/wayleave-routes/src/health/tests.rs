@@ -138,7 +138,7 @@ fn state_named(name: &str) -> Health {
             health.time_over(t(1_500), judging);
         }
         "held" => {
-            health.alive(t(9_500), t(9_500), &settings);
+            health.alive(t(9_500), &settings);
             assert_eq!(health.silent(s(5), Cause::TcpStalled, t(9_800), judging), None);
         }
         "ping" => assert!(health.silent(s(5), Cause::PingUnanswered, t(9_000), judging).is_some()),
@@ -293,10 +293,10 @@ fn s10_answers_to_witnesses_hold_a_lost_router_for_thirty_seconds_and_no_longer(
     let settings = Settings::default();
     let mut health = state_named("up");
     assert!(health.lost(s(5), Cause::ConnectionClosed, t(10_000), &settings));
-    assert!(!health.alive(t(10_000), t(10_000), &settings), "an answer that is no newer than the loss holds nothing");
+    assert!(!health.alive(t(10_000), &settings), "an answer that is no newer than the loss holds nothing");
     let mut now = 10_050;
     while convicted_at(&health).is_some_and(|until| until > t(now)) {
-        health.alive(t(now), t(now), &settings);
+        health.alive(t(now), &settings);
         now += 200;
     }
     assert_eq!(convicted_at(&health), Some(t(40_000)));
@@ -309,7 +309,7 @@ fn s30_a_server_that_stood_still_lets_witnesses_answer_once_more_before_it_convi
     let judging = &settings.judging;
     let silent = |alive_at: Option<i64>| {
         let mut health = state_named("up");
-        alive_at.map(|at| health.alive(t(at), t(at), &settings));
+        alive_at.map(|at| health.alive(t(at), &settings));
         let verdict = health.silent(s(5), Cause::PingUnanswered, t(10_000), judging);
         assert_eq!(verdict.is_none(), alive_at.is_some());
         health
@@ -318,7 +318,7 @@ fn s30_a_server_that_stood_still_lets_witnesses_answer_once_more_before_it_convi
     assert_eq!(convicted_at(&health), Some(t(10_900)));
     assert_eq!(health.time_over(t(13_000), judging), [], "2.1 s late");
     assert_eq!(convicted_at(&health), Some(t(14_000)));
-    health.alive(t(13_100), t(13_100), &settings);
+    health.alive(t(13_100), &settings);
     assert_eq!(convicted_at(&health), Some(t(14_100)));
     assert_eq!(looked_at(&mut health, 14_099, judging), []);
     assert_eq!(health.time_over(t(14_100), judging), [Verdict::Convicted(Cause::PingUnanswered)], "in time");
@@ -341,13 +341,43 @@ fn s30_a_server_that_stood_still_lets_witnesses_answer_once_more_before_it_convi
 }
 
 #[test]
+fn a_server_that_stood_still_before_it_took_in_the_first_answer_asks_once_more() {
+    let settings = Settings::default();
+    let judging = &settings.judging;
+    let lost = || {
+        let mut health = state_named("up");
+        assert!(health.lost(s(5), Cause::StreamEnded, t(10_000), &settings));
+        health
+    };
+    // The witness was asked and answered at once, and nobody read that for almost half a second. Whichever is seen first.
+    let mut health = lost();
+    assert_eq!(health.time_over(t(10_490), judging), []);
+    health.alive(t(10_001), &settings);
+    assert_eq!(convicted_at(&health), Some(t(11_490)));
+    let mut health = lost();
+    health.alive(t(10_001), &settings);
+    assert_eq!(convicted_at(&health), Some(t(10_502)));
+    assert_eq!(health.time_over(t(10_490), judging), []);
+    assert_eq!(convicted_at(&health), Some(t(11_490)));
+    // Without an answer a lost stream counts, however late the server was; and one that came slowly is no lateness of the server.
+    let mut health = lost();
+    assert_eq!(health.time_over(t(10_490), judging), []);
+    assert_eq!(health.time_over(t(10_500), judging), [Verdict::Convicted(Cause::StreamEnded)]);
+    let mut health = lost();
+    assert_eq!(looked_at(&mut health, 10_489, judging), []);
+    health.alive(t(10_001), &settings);
+    assert_eq!(looked_at(&mut health, 10_501, judging), []);
+    assert_eq!(convicted_at(&health), Some(t(10_502)));
+}
+
+#[test]
 fn an_answer_of_a_process_that_is_about_to_end_costs_no_more_than_it_is_old() {
     let settings = Settings::default();
     let mut health = state_named("up");
     health.lost(s(5), Cause::StreamEnded, t(10_000), &settings);
-    health.alive(t(10_002), t(10_002), &settings);
+    health.alive(t(10_002), &settings);
     assert_eq!(convicted_at(&health), Some(t(10_504)));
-    health.alive(t(10_100), t(10_100), &settings);
+    health.alive(t(10_100), &settings);
     assert_eq!(convicted_at(&health), Some(t(10_700)));
 }
 
@@ -355,7 +385,7 @@ fn an_answer_of_a_process_that_is_about_to_end_costs_no_more_than_it_is_old() {
 fn a_frozen_router_that_answered_its_witnesses_only_before_is_convicted_at_once() {
     let settings = Settings::default();
     let mut health = state_named("up");
-    health.alive(t(7_900), t(7_900), &settings);
+    health.alive(t(7_900), &settings);
     assert!(health.silent(s(5), Cause::PingUnanswered, t(10_000), &settings.judging).is_some());
 }
 

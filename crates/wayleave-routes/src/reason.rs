@@ -32,6 +32,20 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::ConnectionClosed,
+        Self::StreamEnded,
+        Self::PingUnanswered,
+        Self::TcpStalled,
+        Self::EchoUnanswered,
+        Self::WitnessesSilent,
+        Self::EndpointGone,
+        Self::PathCheckMissed,
+        Self::NotBack,
+        Self::NotSeen,
+    ];
+
     /// The word that is stored and scripted against.
     pub const fn word(self) -> &'static str {
         match self {
@@ -92,6 +106,12 @@ pub enum Gone {
     Unreachable,
     /// Its node has none of the group's tags any more.
     LeftGroup,
+}
+
+impl Gone {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Withdrawn, Self::Disabled, Self::Expired, Self::Deleted, Self::Unreachable, Self::LeftGroup];
 }
 
 impl fmt::Display for Gone {

@@ -56,6 +56,7 @@ use crate::app::App;
 use crate::control_loop::CommandError;
 use crate::imported_keys::{self, Imported};
 use crate::secrets;
+use crate::web::PATIENCE;
 pub use error::{ApiError, ErrorBody};
 
 /// What every endpoint shares.
@@ -162,7 +163,7 @@ async fn find_key(state: &ApiState, text: &str) -> Result<Option<(String, Option
         let same = |key: &&ApiKey| key.hash.sha256().is_some_and(|known| bool::from(known.ct_eq(&hash)));
         tailnet.registry().api_keys().find(same).map(|key| (key.name.clone(), key.expires_at))
     };
-    state.app.control.read(find).await
+    state.app.control.read_within(PATIENCE, find).await
 }
 
 /// Makes the socket, for its owner only. One that an earlier server left behind is replaced; one that answers is not.

@@ -52,6 +52,17 @@ pub enum CommandError {
     /// The server is stopping.
     #[error("the server is stopping; nothing was changed")]
     Stopping,
+    /// The loop did not answer in time.
+    #[error(
+        "the control loop has not answered for {} s, and {inputs} inputs wait for it: it hangs, or this machine is far too slow for it",
+        .patience.as_secs()
+    )]
+    Unanswered {
+        /// How long was waited.
+        patience: Duration,
+        /// How many inputs wait for the loop.
+        inputs: usize,
+    },
 }
 
 /// What is being committed: the command, and whoever waits for it; nobody does if it is the tailnet's own.
@@ -180,6 +191,20 @@ impl Control {
         answer.await.map_err(|_| CommandError::Stopping)
     }
 
+    /// Reads as [`read`](Self::read) does, for whoever asks whether the loop works at all.
+    ///
+    /// # Errors
+    ///
+    /// The server is stopping, or the loop did not answer in time.
+    pub async fn read_within<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        question: impl FnOnce(&Tailnet) -> T + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let answer = tokio::time::timeout(patience, self.read(question)).await;
+        answer.unwrap_or_else(|_| Err(CommandError::Unanswered { patience, inputs: self.inbox_length() }))
+    }
+
     /// The newest picture.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
@@ -278,7 +303,10 @@ impl Loop {
             self.write_behind();
             self.plan_next();
             self.publish();
-            self.metrics.waits(self.waiting.len(), self.behind.len() + self.on_its_way.len());
+            self.metrics.waits(
+                self.waiting.len() + usize::from(self.committing.is_some()),
+                self.behind.len() + self.on_its_way.len(),
+            );
             let due = self.tailnet.next_deadline().map(|at| self.clock.instant(at));
             // What is under way has to end before anything is tried again.
             let again = self.not_before.filter(|_| self.committing.is_none() && self.writing.is_none());
@@ -378,8 +406,8 @@ impl Loop {
                 tracing::error!(error = &error as &dyn std::error::Error, "commit failed; nothing was changed");
                 if reply.is_none() {
                     self.again.push(command);
-                    self.not_before = Some(tokio::time::Instant::now() + TRY_AGAIN);
                 }
+                self.not_before = Some(tokio::time::Instant::now() + TRY_AGAIN);
                 answer(reply, Err(error.into()));
             }
         }
@@ -411,7 +439,20 @@ impl Loop {
         let facts = self.take_behind();
         if !facts.is_empty() {
             self.writing = Some(self.write(facts));
+        } else if self.waiting.is_empty() && self.metrics.store_fails() {
+            self.writing = Some(self.try_writing());
         }
+    }
+
+    /// Nobody may want to write anything for hours after a failure, and until then nobody would know that it is over.
+    fn try_writing(&self) -> Writing {
+        let (store, metrics) = (self.store.clone(), Arc::clone(&self.metrics));
+        self.workers.spawn(async move {
+            let started = std::time::Instant::now();
+            let done = store.try_writing().await;
+            metrics.stored(Operation::Try, started.elapsed(), done.is_err());
+            done
+        })
     }
 
     fn write(&self, facts: Vec<Soft>) -> Writing {
@@ -443,10 +484,15 @@ impl Loop {
     fn written(&mut self, done: Result<(), StoreError>) {
         let Behind { nodes, routes, seats, flaps, history } = std::mem::take(&mut self.on_its_way);
         if let Err(error) = done {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "state that is in force could not be stored; it is tried again, and a restart before that would forget it"
-            );
+            let error = &error as &dyn std::error::Error;
+            if history.is_empty() && nodes.is_empty() && routes.is_empty() && seats.is_empty() && flaps.is_empty() {
+                tracing::warn!(error, "the database still takes nothing; it is tried again");
+            } else {
+                tracing::error!(
+                    error,
+                    "state that is in force could not be stored; it is tried again, and a restart before that would forget it"
+                );
+            }
             self.behind.nodes.extend(nodes);
             self.behind.routes.extend(routes);
             self.behind.seats.extend(seats);

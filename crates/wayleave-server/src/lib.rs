@@ -16,6 +16,7 @@ pub mod clock;
 mod connections;
 pub mod control_loop;
 pub mod data_dir;
+mod deliveries;
 mod delivery;
 mod derp_map;
 mod encoding;

@@ -3,9 +3,9 @@
 //! Counters and histograms grow where things happen; what can be looked up (nodes, routes, lengths of queues) is looked up when it is asked
 //! for.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text;
@@ -14,8 +14,11 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use wayleave_routes::{Because, Verdict};
+use wayleave_model::Approver;
+use wayleave_routes::{Because, Cause, Gone, Kind, Verdict};
 use wayleave_tailnet::{Effect, Tailnet};
+
+use crate::deliveries::{Deliveries, Told};
 
 type Label = [(&'static str, String); 1];
 
@@ -48,6 +51,8 @@ pub enum Frame {
 }
 
 impl Frame {
+    const ALL: [Self; 4] = [Self::Full, Self::Delta, Self::KeepAlive, Self::Ask];
+
     const fn word(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -65,10 +70,45 @@ pub enum Operation {
     Commit,
     /// What is in force becomes durable.
     WriteBehind,
+    /// After a failure it is tried whether anything can be written again.
+    Try,
 }
 
-/// How many pictures are remembered with the time at which they were made: a viewer that is further behind is not timed.
-const REMEMBERED: usize = 4096;
+impl Operation {
+    const ALL: [Self; 3] = [Self::Commit, Self::WriteBehind, Self::Try];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::WriteBehind => "write_behind",
+            Self::Try => "try",
+        }
+    }
+}
+
+/// The causes of a failover. Who moved a prefix is in the history, and no label: there may be any number of them.
+fn cause(because: &Because) -> String {
+    if matches!(because, Because::MovedBy(_)) { "moved".to_owned() } else { because.to_string() }
+}
+
+/// All for which a prefix goes from one router to another.
+fn causes() -> impl Iterator<Item = Because> {
+    let of_old = Cause::ALL.into_iter();
+    let some = [
+        Because::JoinedFirst,
+        Because::HigherPriority,
+        Because::BetterRank,
+        Because::IncumbentFlapping,
+        Because::IncumbentDrained,
+        Because::MovedBy(Approver::Cli),
+        Because::OnlyCandidate,
+        Because::LastKnown,
+    ];
+    (some.into_iter())
+        .chain(of_old.clone().map(Because::IncumbentDown))
+        .chain(of_old.map(Because::IncumbentSuspect))
+        .chain(Gone::ALL.map(Because::IncumbentGone))
+}
 
 /// What is counted.
 #[derive(Debug)]
@@ -77,11 +117,11 @@ pub struct Metrics {
     frames: Family<Label, Counter>,
     bytes: Family<Label, Counter>,
     delivery: Histogram,
+    last_delivery: Histogram,
     evidence: Family<[(&'static str, String); 2], Counter>,
     failovers: Family<Label, Counter>,
     store: Family<Label, Histogram, Seconds>,
-    /// The newest pictures, by version, and when each was made.
-    pictures: Mutex<VecDeque<(u64, Instant)>>,
+    deliveries: Mutex<Deliveries>,
     commands_waiting: AtomicI64,
     rows_behind: AtomicI64,
     store_fails: AtomicBool,
@@ -93,14 +133,43 @@ impl Default for Metrics {
         let (frames, bytes) = (Family::<Label, Counter>::default(), Family::<Label, Counter>::default());
         let evidence = Family::<[(&'static str, String); 2], Counter>::default();
         let failovers = Family::<Label, Counter>::default();
-        let (delivery, store) = (seconds(), Family::new_with_constructor(Seconds));
+        let (delivery, last_delivery) = (seconds(), seconds());
+        let store = Family::new_with_constructor(Seconds);
+        // What can be counted begins at 0: Prometheus does not see a counter grow that begins with 1.
+        for frame in Frame::ALL {
+            drop(frames.get_or_create(&[("kind", frame.word().to_owned())]));
+            drop(bytes.get_or_create(&[("kind", frame.word().to_owned())]));
+        }
+        for because in causes() {
+            drop(failovers.get_or_create(&[("cause", cause(&because))]));
+        }
+        for kind in Kind::ALL {
+            for verdict in [Verdict::Convicted, Verdict::Observed, Verdict::Acquitted] {
+                let verdict = verdict(Cause::NotSeen).word().to_owned();
+                drop(evidence.get_or_create(&[("kind", kind.word().to_owned()), ("verdict", verdict)]));
+            }
+        }
+        for operation in Operation::ALL {
+            drop(store.get_or_create(&[("operation", operation.word().to_owned())]));
+        }
         registry.register("map_frames", "Frames of map streams that were handed to the transport", frames.clone());
-        registry.register_with_unit("map_frames_size", "Bytes of those frames, compressed", Unit::Bytes, bytes.clone());
+        registry.register_with_unit(
+            "map_frames_size",
+            "Bytes of those frames, as they are sent",
+            Unit::Bytes,
+            bytes.clone(),
+        );
         registry.register_with_unit(
             "map_delivery",
             "From a decision until a viewer that it concerns has been handed it",
             Unit::Seconds,
             delivery.clone(),
+        );
+        registry.register_with_unit(
+            "map_delivery_last",
+            "From a decision until the last viewer that it concerns has been handed it",
+            Unit::Seconds,
+            last_delivery.clone(),
         );
         registry.register("evidence", "Verdicts about routers, by kind of evidence", evidence.clone());
         registry.register("failovers", "Prefixes that went from one router to another, by cause", failovers.clone());
@@ -110,10 +179,11 @@ impl Default for Metrics {
             frames,
             bytes,
             delivery,
+            last_delivery,
             evidence,
             failovers,
             store,
-            pictures: Mutex::default(),
+            deliveries: Mutex::default(),
             commands_waiting: AtomicI64::new(0),
             rows_behind: AtomicI64::new(0),
             store_fails: AtomicBool::new(false),
@@ -131,34 +201,42 @@ impl Metrics {
 
     /// There is a new picture.
     pub fn picture(&self, version: u64) {
-        let mut pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
-        if pictures.len() == REMEMBERED {
-            pictures.pop_front();
-        }
-        pictures.push_back((version, Instant::now()));
+        let told = self.deliveries().made(version, Instant::now());
+        self.observe(&told);
     }
 
-    /// A viewer that knew the picture `before` was brought to a newer one: it waited since the first picture that was new to it.
-    pub fn delivered(&self, before: u64) {
-        let since = {
-            let pictures = self.pictures.lock().unwrap_or_else(PoisonError::into_inner);
-            let first = pictures.partition_point(|(version, _)| *version <= before);
-            // Where older ones are forgotten, the first that is remembered is not the first that was new.
-            (first > 0).then(|| pictures.get(first).map(|(_, at)| *at)).flatten()
-        };
-        if let Some(since) = since {
-            self.delivery.observe(since.elapsed().as_secs_f64());
+    /// A viewer was brought from one picture to another, and `wrote`: it was handed a frame for that. One that has just got its first map
+    /// comes from nowhere.
+    pub fn delivered(&self, from: Option<u64>, to: u64, wrote: bool) {
+        let told = self.deliveries().moved(from, to, wrote, Instant::now());
+        self.observe(&told);
+    }
+
+    /// A viewer that stood at this picture is gone.
+    pub fn left(&self, from: u64) {
+        let told = self.deliveries().gone(from);
+        self.observe(&told);
+    }
+
+    fn deliveries(&self) -> MutexGuard<'_, Deliveries> {
+        self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn observe(&self, told: &Told) {
+        if let Some(own) = told.own {
+            self.delivery.observe(own.as_secs_f64());
+        }
+        for last in &told.last {
+            self.last_delivery.observe(last.as_secs_f64());
         }
     }
 
     /// The database was asked for something.
     pub fn stored(&self, operation: Operation, took: Duration, failed: bool) {
-        let word = match operation {
-            Operation::Commit => "commit",
-            Operation::WriteBehind => "write_behind",
-        };
-        self.store.get_or_create(&[("operation", word.to_owned())]).observe(took.as_secs_f64());
-        self.store_fails.store(failed, Ordering::Relaxed);
+        self.store.get_or_create(&[("operation", operation.word().to_owned())]).observe(took.as_secs_f64());
+        if self.store_fails.swap(failed, Ordering::Relaxed) && !failed {
+            tracing::info!("the database takes what is written to it again");
+        }
     }
 
     /// How much waits for the database.
@@ -178,10 +256,7 @@ impl Metrics {
             && change.from.is_some()
             && change.to.is_some()
         {
-            // Who moved it is in the history.
-            let moved = matches!(change.because, Because::MovedBy(_));
-            let cause = if moved { "moved".to_owned() } else { change.because.to_string() };
-            self.failovers.get_or_create(&[("cause", cause)]).inc();
+            self.failovers.get_or_create(&[("cause", cause(&change.because))]).inc();
         }
         if let Effect::Judged(judgement) = effect {
             let verdict: Verdict = judgement.verdict;
@@ -190,26 +265,37 @@ impl Metrics {
         }
     }
 
-    /// Everything, as OpenMetrics text.
-    pub fn text(&self, now: &Now) -> String {
+    /// Everything, as OpenMetrics text; without what the control loop has to say where it says nothing.
+    pub fn text(&self, inbox: usize, webhook_calls: Option<u64>, now: Option<&Now>) -> String {
         let mut looked_up = Registry::with_prefix("wayleave");
         let mut gauge = |name: &str, help: &str, value: i64| {
             let gauge = Gauge::<i64>::default();
             gauge.set(value);
             looked_up.register(name, help, gauge);
         };
-        gauge("nodes", "Nodes", now.nodes);
-        gauge("map_sessions", "Map sessions that are open", now.sessions);
-        gauge("inbox_length", "Inputs that wait for the control loop", now.inbox);
-        gauge("prefixes_down", "Prefixes that have a router of which none is up", now.prefixes_down);
+        gauge("control_loop_answers", "Whether the control loop answers", i64::from(now.is_some()));
+        gauge("inbox_length", "Inputs that wait for the control loop", i64::try_from(inbox).unwrap_or(i64::MAX));
         gauge("commands_waiting", "Commands that wait for the database", self.commands_waiting.load(Ordering::Relaxed));
         gauge("rows_behind", "Facts in force that are not durable yet", self.rows_behind.load(Ordering::Relaxed));
-        gauge("webhook_calls_waiting", "Calls of webhooks that are still to be made", now.webhook_calls);
-        let routes = Family::<Label, Gauge>::default();
-        for (state, count) in &now.routes {
-            routes.get_or_create(&[("state", (*state).to_owned())]).set(*count);
+        gauge("store_fails", "Whether the last write to the database failed", i64::from(self.store_fails()));
+        if let Some(calls) = webhook_calls {
+            let calls = i64::try_from(calls).unwrap_or(i64::MAX);
+            gauge("webhook_calls_waiting", "Calls of webhooks that are still to be made", calls);
         }
-        looked_up.register("routes", "Routes, by state", routes);
+        if let Some(now) = now {
+            gauge("nodes", "Nodes", now.nodes);
+            gauge("map_sessions", "Map sessions that are open", now.sessions);
+            gauge("prefixes_down", "Prefixes that have a router of which none is up", now.prefixes_down);
+            let routes = Family::<Label, Gauge>::default();
+            for (state, count) in &now.routes {
+                routes.get_or_create(&[("state", (*state).to_owned())]).set(*count);
+            }
+            looked_up.register("routes", "Routes, by state", routes);
+        }
+        let behind = Gauge::<f64, AtomicU64>::default();
+        behind.set(self.deliveries().behind(Instant::now()).as_secs_f64());
+        let help = "How long the viewer that is furthest behind has been behind";
+        looked_up.register_with_unit("map_viewers_behind", help, Unit::Seconds, behind);
         let mut out = String::new();
         // Writing into a string does not fail.
         text::encode_registry(&mut out, &self.registry).ok();
@@ -226,10 +312,6 @@ pub struct Now {
     pub nodes: i64,
     /// Map sessions that are open.
     pub sessions: i64,
-    /// Inputs that wait for the control loop.
-    pub inbox: i64,
-    /// Calls of webhooks that are still to be made.
-    pub webhook_calls: i64,
     /// Prefixes that have a router of which none is up.
     pub prefixes_down: i64,
     /// Routes by state, all states among them.
@@ -251,16 +333,17 @@ impl Now {
             sessions: count(tailnet.open_sessions()),
             prefixes_down: count(table.seats().filter(|(_, seat)| !table.is_up(seat.node)).count()),
             routes,
-            ..Self::default()
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use wayleave_model::NodeId;
-    use wayleave_routes::{Cause, PrimaryChange};
+    use wayleave_routes::PrimaryChange;
 
     #[test]
     fn what_happened_is_in_the_text() {
@@ -276,11 +359,17 @@ mod tests {
         };
         metrics.effect(&Effect::PrimaryChanged(change));
         let routes = BTreeMap::from([("primary", 3)]);
-        let text = metrics.text(&Now { nodes: 7, routes, ..Now::default() });
+        let text = metrics.text(5, Some(2), Some(&Now { nodes: 7, routes, ..Now::default() }));
         for line in [
             "wayleave_map_frames_total{kind=\"delta\"} 2",
             "wayleave_map_frames_size_bytes_total{kind=\"delta\"} 42",
             "wayleave_failovers_total{cause=\"incumbent down: ping unanswered\"} 1",
+            "wayleave_failovers_total{cause=\"moved\"} 0",
+            "wayleave_evidence_total{kind=\"path\",verdict=\"observed\"} 0",
+            "wayleave_store_seconds_count{operation=\"commit\"} 0",
+            "wayleave_control_loop_answers 1",
+            "wayleave_inbox_length 5",
+            "wayleave_webhook_calls_waiting 2",
             "wayleave_nodes 7",
             "wayleave_routes{state=\"primary\"} 3",
         ] {
@@ -290,18 +379,35 @@ mod tests {
     }
 
     #[test]
-    fn a_viewer_waited_since_the_first_picture_that_was_new_to_it() {
-        let metrics = Metrics::default();
-        metrics.delivered(1);
-        let count = |metrics: &Metrics| {
-            let text = metrics.text(&Now::default());
-            text.lines().find(|line| line.starts_with("wayleave_map_delivery_seconds_count")).map(str::to_owned)
+    fn without_the_control_loop_the_rest_is_told() {
+        let text = Metrics::default().text(4096, None, None);
+        for line in
+            ["wayleave_control_loop_answers 0", "wayleave_inbox_length 4096", "wayleave_map_delivery_seconds_count 0"]
+        {
+            assert!(text.lines().any(|own| own == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("wayleave_nodes"), "{text}");
+    }
+
+    /// The names in some text, without what Prometheus appends to those of a histogram.
+    fn names(text: &str) -> BTreeSet<String> {
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit();
+        let words = text.split(|c| !is_name(c)).filter(|word| word.starts_with("wayleave_") && word.len() > 9);
+        let bare = |word: &str| {
+            ["_bucket", "_count", "_sum"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
         };
-        assert_eq!(count(&metrics).unwrap(), "wayleave_map_delivery_seconds_count 0", "nothing is known of it");
-        metrics.picture(1);
-        metrics.picture(2);
-        metrics.delivered(1);
-        metrics.delivered(2);
-        assert_eq!(count(&metrics).unwrap(), "wayleave_map_delivery_seconds_count 1");
+        words.map(bare).collect()
+    }
+
+    #[test]
+    fn the_documents_and_the_dashboard_know_these_names_and_no_others() {
+        let routes = BTreeMap::from([("primary", 3)]);
+        let text = Metrics::default().text(0, Some(0), Some(&Now { routes, ..Now::default() }));
+        let samples: String =
+            text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect();
+        let known = names(&samples);
+        assert_eq!(names(include_str!("../../../docs/metrics.md")), known);
+        let shown = names(include_str!("../../../deploy/grafana.json"));
+        assert!(shown.is_subset(&known), "{:?}", shown.difference(&known));
     }
 }

@@ -1,6 +1,7 @@
 //! What the server answers outside Noise: keys, upgrades, relay, health, and the page of a login.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
@@ -22,6 +23,9 @@ use crate::{machine, relay};
 
 /// The token by which control connections are upgraded (protocol.md 1.2).
 const CONTROL: &str = "tailscale-control-protocol";
+
+/// How long whoever asks how the server is waits for the control loop: longer than it ever takes in a storm, and less than Prometheus waits (10 s).
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The routes outside Noise and outside the admin API.
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -61,7 +65,7 @@ async fn key(State(app): State<Arc<App>>, Query(query): Query<KeyQuery>) -> Resp
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
-    match app.control.read(Now::of).await {
+    match app.control.read_within(PATIENCE, Now::of).await {
         Ok(now) => {
             let store_fails = app.control.metrics().store_fails();
             let problems = problems(app.policy_fault(), store_fails, &now);
@@ -74,7 +78,8 @@ async fn health(State(app): State<Arc<App>>) -> Response {
             (code, Json(body)).into_response()
         }
         Err(error) => {
-            let status = serde_json::json!({ "status": error.to_string() });
+            let status = error.to_string();
+            let status = serde_json::json!({ "status": status, "problems": [status] });
             (StatusCode::SERVICE_UNAVAILABLE, Json(status)).into_response()
         }
     }

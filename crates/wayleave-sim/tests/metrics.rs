@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
+use sqlx::{Connection, SqliteConnection};
 use wayleave_model::{Approver, NodeId};
 use wayleave_sim::{Client, MapStream, TestServer};
 use wayleave_tailnet::{ApproveMode, Command};
@@ -79,4 +81,58 @@ async fn a_failover_is_counted_with_its_evidence_and_health_says_what_is_down() 
     }
     let words = "a prefix has no router that is up: `wayleave routes list --state offline` says which";
     assert_eq!((&said["status"], &said["problems"][0]), (&words.into(), &words.into()));
+}
+
+/// What `/health` says once it says something else than before.
+async fn health_becomes(address: SocketAddr, expected: u16) -> Value {
+    let mut said = (0, Value::Null);
+    for _ in 0..200 {
+        let answer = reqwest::get(format!("http://{address}/health")).await.unwrap();
+        said = (answer.status().as_u16(), answer.json().await.unwrap());
+        if said.0 == expected {
+            return said.1;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it is {said:?} and never {expected}");
+}
+
+#[tokio::test]
+async fn health_is_ill_while_the_database_takes_nothing_and_well_again_without_anybody_writing() {
+    let server = TestServer::start().await.unwrap();
+    assert_eq!(health_becomes(server.address(), 200).await["status"], "ok");
+    let file = format!("sqlite://{}", server.data_dir().join("wayleave.db").display());
+    let mut other = SqliteConnection::connect(&file).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let refused = server.user("anna").await.unwrap_err().to_string();
+    assert_eq!(refused, "nothing was changed");
+    let said = health_becomes(server.address(), 503).await;
+    assert!(said["status"].as_str().unwrap().starts_with("the database does not take what is written"), "{said}");
+    // Longer than a try takes: it is tried again, and fails again.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    health_becomes(server.address(), 503).await;
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(health_becomes(server.address(), 200).await["status"], "ok");
+    server.user("anna").await.expect("it takes them again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_metrics_answer_while_the_control_loop_does_not() {
+    let server = TestServer::start().await.unwrap();
+    let control = server.control().unwrap().clone();
+    let (hangs, until) = std::sync::mpsc::channel::<()>();
+    let stuck = tokio::spawn(async move { control.read(move |_| until.recv().is_err()).await });
+    let said = health_becomes(server.address(), 503).await;
+    let words = "the control loop has not answered for 3 s, and ";
+    assert!(said["status"].as_str().unwrap().starts_with(words), "{said}");
+    let socket = reqwest::Client::builder().unix_socket(server.options().socket.clone().unwrap()).build().unwrap();
+    let text = socket.get("http://local/metrics").send().await.unwrap().text().await.unwrap();
+    let line = |begin: &str| text.lines().find(|line| line.starts_with(begin)).map(str::to_owned);
+    assert_eq!(line("wayleave_control_loop_answers").unwrap(), "wayleave_control_loop_answers 0");
+    let waits = line("wayleave_inbox_length ").unwrap();
+    assert_ne!(waits, "wayleave_inbox_length 0", "the questions that were asked meanwhile");
+    assert!(line("wayleave_map_frames_total").is_some(), "{text}");
+    drop(hangs);
+    stuck.await.unwrap().unwrap();
+    assert_eq!(health_becomes(server.address(), 200).await["status"], "ok");
 }

@@ -108,7 +108,9 @@ impl From<CommandError> for ApiError {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the database refused, and nothing was changed; the server's log says why",
             ),
-            CommandError::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            CommandError::Stopping | CommandError::Unanswered { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
         }
     }
 }

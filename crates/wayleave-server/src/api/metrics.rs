@@ -4,17 +4,19 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::{ApiError, ApiState};
+use super::ApiState;
 use crate::metrics::Now;
+use crate::web::PATIENCE;
 
 /// As the OpenMetrics text format has it.
 const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) async fn show(State(state): State<ApiState>) -> Result<Response, ApiError> {
+/// What can be told is told, also where the control loop or the database does not answer: that is when it is looked at.
+pub(super) async fn show(State(state): State<ApiState>) -> Response {
     let control = &state.app.control;
-    let now = control.read(Now::of).await?;
-    let waiting: u64 = control.store().calls_waiting().await?.into_iter().map(|(_, calls)| calls).sum();
-    let number = |length: u64| i64::try_from(length).unwrap_or(i64::MAX);
-    let now = Now { inbox: number(control.inbox_length() as u64), webhook_calls: number(waiting), ..now };
-    Ok(([(header::CONTENT_TYPE, FORMAT)], control.metrics().text(&now)).into_response())
+    let waiting = tokio::time::timeout(PATIENCE, control.store().calls_waiting());
+    let (now, waiting) = tokio::join!(control.read_within(PATIENCE, Now::of), waiting);
+    let waiting = waiting.ok().and_then(Result::ok).map(|calls| calls.into_iter().map(|(_, calls)| calls).sum());
+    let text = control.metrics().text(control.inbox_length(), waiting, now.ok().as_ref());
+    ([(header::CONTENT_TYPE, FORMAT)], text).into_response()
 }

@@ -53,7 +53,7 @@ pub(super) async fn map(
                 deleted(&connection, node_key, request.zstd, respond);
                 return None;
             }
-            Err(error @ (CommandError::Store(_) | CommandError::Stopping)) => {
+            Err(error @ (CommandError::Store(_) | CommandError::Stopping | CommandError::Unanswered { .. })) => {
                 return refused(respond, StatusCode::SERVICE_UNAVAILABLE, error.to_string());
             }
         }

@@ -89,7 +89,7 @@ pub(super) async fn register(connection: &Connection, body: &[u8]) -> Reply {
                 return failed(refusal.to_string());
             }
             // Not an answer: the client tries again, with backoff.
-            Err(error @ (CommandError::Store(_) | CommandError::Stopping)) => {
+            Err(error @ (CommandError::Store(_) | CommandError::Stopping | CommandError::Unanswered { .. })) => {
                 return Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
             }
         }

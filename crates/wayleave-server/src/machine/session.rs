@@ -24,7 +24,7 @@ use crate::app::App;
 use crate::connections::Seat;
 use crate::delivery::Delivery;
 use crate::encoding;
-use crate::metrics::Frame;
+use crate::metrics::{Frame, Metrics};
 
 /// How long a full map may take before others do not wait for it any more.
 const TURN: Duration = Duration::from_secs(1);
@@ -98,6 +98,26 @@ struct Session<'a> {
     delivery: Arc<Delivery>,
 }
 
+/// Which picture a viewer stands at, for the figures.
+struct Stands<'a> {
+    metrics: &'a Metrics,
+    at: Option<u64>,
+}
+
+impl Stands<'_> {
+    fn moves(&mut self, to: u64, wrote: bool) {
+        self.metrics.delivered(self.at.replace(to), to, wrote);
+    }
+}
+
+impl Drop for Stands<'_> {
+    fn drop(&mut self) {
+        if let Some(at) = self.at {
+            self.metrics.left(at);
+        }
+    }
+}
+
 impl Session<'_> {
     async fn serve(mut self, mut seat: Seat) -> End {
         let stop = self.app.stop.clone();
@@ -120,6 +140,7 @@ impl Session<'_> {
         let mut shared_changes = self.app.shared_changes();
         let mut silent = pin!(tokio::time::sleep(Duration::ZERO));
         let mut base: Option<(Arc<Snapshot>, Arc<Shared>)> = None;
+        let mut stands = Stands { metrics: self.app.control.metrics(), at: None };
         loop {
             let turn = match base {
                 Some(_) => None,
@@ -146,17 +167,15 @@ impl Session<'_> {
                 self.connection.role.notify_one();
             }
             let version = snapshot.version;
-            let before = base.replace((snapshot, shared)).map(|(old, _)| old.version);
+            let is_first = base.replace((snapshot, shared)).is_none();
             match parts {
-                Ok(None) => {}
+                Ok(None) => stands.moves(version, false),
                 Ok(Some(parts)) => {
-                    let kind = if before.is_some() { Frame::Delta } else { Frame::Full };
+                    let kind = if is_first { Frame::Full } else { Frame::Delta };
                     if let Err(cause) = Box::pin(self.take_turn(turn, parts, kind)).await {
                         return End::Lost(cause);
                     }
-                    if let Some(before) = before {
-                        self.app.control.metrics().delivered(before);
-                    }
+                    stands.moves(version, true);
                 }
                 Err(cause) => return End::Lost(cause),
             }

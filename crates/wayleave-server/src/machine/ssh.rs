@@ -56,9 +56,12 @@ pub(super) async fn action(connection: &Connection, path: &str, query: &str) -> 
         }
         Ok(_) => Reply::empty(StatusCode::INTERNAL_SERVER_ERROR),
         // Not an answer: the client tries again, with backoff.
-        Err(error @ (CommandError::Store(_) | CommandError::Stopping | CommandError::Refused(_))) => {
-            Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
-        }
+        Err(
+            error @ (CommandError::Store(_)
+            | CommandError::Stopping
+            | CommandError::Unanswered { .. }
+            | CommandError::Refused(_)),
+        ) => Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
 

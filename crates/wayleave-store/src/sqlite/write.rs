@@ -106,6 +106,19 @@ impl Store {
         Ok(done.rows_affected())
     }
 
+    /// Writes something that changes nothing, for whoever was refused before and wants to know whether the database takes anything again.
+    ///
+    /// # Errors
+    ///
+    /// The database refused.
+    pub async fn try_writing(&self) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Database { doing: "try to write", source };
+        let mut transaction = self.begin().await.map_err(failed)?;
+        // A number in the file's header that nothing here uses. SQLite writes the page although the number is the same.
+        sqlx::query("PRAGMA user_version = 0").execute(&mut *transaction).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
         self.write.begin_with("BEGIN IMMEDIATE").await
     }
@@ -466,4 +479,22 @@ async fn put_history(db: &mut SqliteConnection, entry: &HistoryEntry) -> Result<
     .execute(&mut *db)
     .await?;
     super::webhooks::put_in_queue(db, entry).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_try_writes_to_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("own.db")).await.unwrap();
+        let log = || std::fs::metadata(folder.path().join("own.db-wal")).unwrap().len();
+        let before = log();
+        store.try_writing().await.unwrap();
+        let once = log();
+        assert!(once > before, "one page more: {before} -> {once}");
+        store.try_writing().await.unwrap();
+        assert!(log() > once, "also where nothing has changed since");
+    }
 }

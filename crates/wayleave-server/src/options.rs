@@ -113,7 +113,7 @@ pub struct Limits {
     pub held_logins: usize,
     /// How long a client is held before it has to ask again. 2 min.
     pub hold: Duration,
-    /// How long a client may take nothing of a map that waits for it. 60 s.
+    /// How long a client may take nothing of a map that waits for it, and how long it may take for each 64 KiB of it. 60 s.
     pub stuck: Duration,
 }
 

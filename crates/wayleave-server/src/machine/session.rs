@@ -29,6 +29,9 @@ use crate::metrics::{Frame, Metrics};
 /// How long a full map may take before others do not wait for it any more.
 const TURN: Duration = Duration::from_secs(1);
 
+/// A client gets `limits.stuck` for each so many bytes of a frame, begun ones among them: 1 KiB/s where nothing else is configured.
+const PORTION: u64 = 64 << 10;
+
 /// Why a session ended.
 enum End {
     /// The client is gone, or so is its stream.
@@ -274,24 +277,33 @@ impl Session<'_> {
     /// Sends one frame, whole: its parts one after the other. Returns what ended the stream if it did.
     async fn write(&mut self, parts: Vec<Bytes>, kind: Frame) -> Result<(), Cause> {
         let before = self.sent;
+        let bytes = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let portions = u32::try_from(bytes.div_ceil(PORTION)).unwrap_or(u32::MAX);
+        let (now, stuck) = (tokio::time::Instant::now(), self.app.options.limits.stuck);
+        let end = now.checked_add(stuck.saturating_mul(portions)).unwrap_or(now + stuck);
         for part in parts {
-            self.write_part(part).await?;
+            self.write_part(part, end).await?;
         }
         self.app.control.metrics().frame(kind, self.sent - before);
         Ok(())
     }
 
-    async fn write_part(&mut self, mut rest: Bytes) -> Result<(), Cause> {
+    async fn write_part(&mut self, mut rest: Bytes, end: tokio::time::Instant) -> Result<(), Cause> {
         while !rest.is_empty() {
             self.stream.reserve_capacity(rest.len());
             let capacity = std::future::poll_fn(|cx| self.stream.poll_capacity(cx));
             let patience = self.app.options.limits.stuck;
-            let capacity = match tokio::time::timeout(patience, capacity).await {
+            let deadline = end.min(tokio::time::Instant::now() + patience);
+            let capacity = match tokio::time::timeout_at(deadline, capacity).await {
                 Ok(Some(Ok(capacity))) => capacity,
                 Ok(Some(Err(error))) => return Err(cause_of_reset(!error.is_io() && !error.is_go_away())),
                 Ok(None) => return Err(Cause::ConnectionClosed),
                 Err(_) => {
-                    tracing::warn!(node.id = %self.node, "a client took nothing of its map for {patience:?}; its session is ended");
+                    if deadline < end {
+                        tracing::warn!(node.id = %self.node, "a client took nothing of its map for {patience:?}; its session is ended");
+                    } else {
+                        tracing::warn!(node.id = %self.node, "a client takes its map at less than 64 KiB in {patience:?}; its session is ended");
+                    }
                     self.stream.send_reset(h2::Reason::CANCEL);
                     return Err(Cause::StreamEnded);
                 }

@@ -1,8 +1,13 @@
 //! The times of design.md 4, in virtual time.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use crate::sim::{Sim, play};
+use http::Method;
+use serde_json::json;
+use wayleave_tailnet::Tailnet;
+
+use crate::sim::{Sim, play, play_with};
 
 const P: &str = "10.1.0.0/16";
 /// What it takes besides: the way to the server, the way to the viewers, and timers that count whole milliseconds.
@@ -230,6 +235,46 @@ fn a_slow_reader_costs_only_itself() {
         .await;
         moves(&sim, "r2", ms(0), secs(20)).await;
     });
+}
+
+/// Its kernel takes something every few seconds, so that it is never stuck; but what it is told takes longer than it may.
+#[test]
+fn a_reader_that_takes_a_little_all_the_time_is_cut_off() {
+    let stuck = secs(20);
+    play_with(
+        |options| options.limits.stuck = stuck,
+        |mut sim| async move {
+            two_routers(&mut sim).await;
+            let (slow, mut map) = sim.visitor("192.0.2.77", "slow").await;
+            tokio::spawn(async move { while let Ok(Some(_)) = map.next().await {} });
+            let mut talkers = Vec::new();
+            for number in 100..130 {
+                talkers.push(sim.visitor(&format!("192.0.2.{number}"), &format!("t{number}")).await);
+            }
+            let open = async |sim: &Sim| sim.read(Tailnet::open_sessions).await;
+            let before = open(&sim).await;
+            sim.ground.network.change("192.0.2.77".parse().unwrap(), |link| link.speed = Some(1000));
+            let began = sim.elapsed();
+            while open(&sim).await == before {
+                assert!(sim.elapsed() < began + stuck * 3, "it is not cut off");
+                // Two kilobytes of each, in one frame.
+                for (talker, _) in &talkers {
+                    let address = |_| format!("[{}]:41641", Ipv6Addr::from(rand::random::<u128>() | 1 << 125));
+                    let endpoints: Vec<String> = (0..64).map(address).collect();
+                    let report = json!({
+                        "Version": 142, "NodeKey": talker.node_key(), "OmitPeers": true, "Endpoints": endpoints,
+                        "EndpointTypes": vec![1; 64],
+                    });
+                    let done = talker.ask(Method::POST, "/machine/map", report.to_string().into_bytes()).await;
+                    assert!(done.unwrap().0.is_success());
+                }
+                sim.sleep(secs(1)).await;
+            }
+            drop(slow);
+            assert!(sim.elapsed() >= began + stuck, "it had its time");
+            stays(&sim, "r1", secs(5)).await;
+        },
+    );
 }
 
 #[test]

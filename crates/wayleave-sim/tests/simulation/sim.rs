@@ -16,8 +16,10 @@ use tokio::time::Instant;
 use wayleave_model::{Approver, NodeId, Prefix, UserId};
 use wayleave_server::options::Options;
 use wayleave_server::{Clock, Control, Server, secrets};
+use wayleave_sim::{Client, MapStream};
 use wayleave_store::Store;
 use wayleave_tailnet::{ApproveMode, Command, NewAuthKey, Outcome, Tailnet};
+use wayleave_wire::PrivateKey;
 
 use crate::machine::{Ground, Machine};
 
@@ -168,6 +170,18 @@ impl Sim {
         let at = (SERVER.parse().unwrap(), public);
         self.machines.push(Machine::start(&self.ground, number, name, routes, at, &self.key));
         self.machines.len() - 1
+    }
+
+    /// A client that only does what it is told: its connection, and its map stream after the first frame.
+    pub async fn visitor(&self, host: &str, name: &str) -> (Client, MapStream) {
+        let public = self.server.as_ref().expect("a server runs").public_key();
+        let stream = self.ground.network.connect(host.parse().unwrap()).await.unwrap();
+        let fresh = || PrivateKey::from_bytes(rand::random());
+        let client = Client::over(stream, SERVER.parse().unwrap(), public, fresh(), fresh()).await.unwrap();
+        client.join(&self.key, name).await.unwrap();
+        let mut map = client.stream().await.unwrap();
+        map.next().await.unwrap();
+        (client, map)
     }
 
     /// So many routers `r1`, `r2`, ... of these prefixes, approved, and clients `c1`, `c2`, ..., and all of them at rest.

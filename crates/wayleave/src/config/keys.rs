@@ -375,7 +375,12 @@ pub const KEYS: &[Key] = &[
         "Clients that are held while they wait for a person; more have to ask again.",
     ),
     key("limits.hold", Kind::Duration, "2m", "How long a client is held before it has to ask again."),
-    key("limits.stuck", Kind::Duration, "60s", "How long a client may take nothing of a map that waits for it."),
+    key(
+        "limits.stuck",
+        Kind::Duration,
+        "60s",
+        "How long a client may take nothing of a map that waits for it, and how long for each 64 KiB of it.",
+    ),
 ];
 
 /// The key of this name.

@@ -1,6 +1,8 @@
 //! A client: Noise, HTTP/2, registration and maps, over one connection.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,6 +12,7 @@ use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use wayleave_model::MachineKey;
 use wayleave_server::noise_stream::NoiseStream;
@@ -26,6 +29,7 @@ pub struct Client {
     address: SocketAddr,
     requests: SendRequest<Bytes>,
     driver: AbortHandle,
+    frozen: Arc<Notify>,
 }
 
 /// A map stream, frame by frame.
@@ -142,9 +146,19 @@ impl Client {
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
         let (requests, connection) = builder.handshake(noise).await?;
-        let driver = tokio::spawn(async move { connection.await.ok() }).abort_handle();
+        let frozen = Arc::new(Notify::new());
+        let freezes = Arc::clone(&frozen);
+        let driver = async move {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                _ = &mut connection => {}
+                // What was connected stays so, and nobody reads.
+                () = freezes.notified() => std::future::pending().await,
+            }
+        };
+        let driver = tokio::spawn(driver).abort_handle();
         let disco = PrivateKey::from_bytes(rand::random());
-        Ok(Self { machine, node, disco, server, address, requests, driver })
+        Ok(Self { machine, node, disco, server, address, requests, driver, frozen })
     }
 
     /// Connects again with the same keys.
@@ -159,6 +173,11 @@ impl Client {
     /// Closes the connection without a word, as a machine does that loses its power.
     pub fn cut(&self) {
         self.driver.abort();
+    }
+
+    /// Reads and writes nothing any more, as a process that stands still does.
+    pub fn freeze(&self) {
+        self.frozen.notify_one();
     }
 
     /// The same machine with a new node key, on the same connection.

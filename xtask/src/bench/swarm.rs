@@ -18,7 +18,7 @@ pub struct SwarmArgs {
     /// Who sees whom: `accept-all`, `groups`, or both.
     #[arg(long, value_delimiter = ',', default_values_t = ["accept-all".to_owned(), "groups".to_owned()])]
     policy: Vec<String>,
-    /// Only these stages, of register, connect, idle, approve, failover, flap, policy and storm. Without connect nobody is there.
+    /// Only these stages, of register, connect, idle, approve, failover, flap, policy, storm and stuck. Without connect nobody is there.
     #[arg(long, value_delimiter = ',')]
     stages: Vec<String>,
     /// Where to write all figures, as JSON.

@@ -43,9 +43,12 @@ struct State {
     joined: bool,
     client: Option<Client>,
     task: Option<AbortHandle>,
-    /// When it began to dial, and when the first map of its stream was there; in microseconds of wall time.
+    /// When it began to dial, when it had joined, and when the first map of its stream was there; in microseconds of wall time.
     dialled_at: i64,
+    joined_at: i64,
     map_at: i64,
+    /// It asks for a map and reads nothing of it.
+    is_stuck: bool,
     /// The goal that it has reached last.
     reached: u64,
 }
@@ -168,7 +171,9 @@ impl Crowd {
         client.join(&viewer.auth_key, &viewer.name).await?;
         client.report(&viewer.name, &[]).await?;
         client.cut();
-        lock(&viewer.state).joined = true;
+        let mut state = lock(&viewer.state);
+        state.joined = true;
+        state.joined_at = wall_micros();
         Ok(())
     }
 
@@ -221,7 +226,9 @@ impl Crowd {
         let joined = lock(&viewer.state).joined;
         if !joined {
             client.join(&viewer.auth_key, &viewer.name).await?;
-            lock(&viewer.state).joined = true;
+            let mut state = lock(&viewer.state);
+            state.joined = true;
+            state.joined_at = wall_micros();
         }
         let Ok(mut stream) = client.stream().await else { return Ok(()) };
         drop(permit);
@@ -229,6 +236,9 @@ impl Crowd {
             let mut state = lock(&viewer.state);
             state.seen.forget();
             state.client = Some(client.clone());
+            if state.is_stuck {
+                client.freeze();
+            }
         }
         if !joined {
             let routes: Vec<&str> = viewer.routes.iter().map(String::as_str).collect();
@@ -249,7 +259,7 @@ impl Crowd {
 
     fn look(&self, viewer: &Viewer, state: &mut State) {
         let Some(goal) = lock(&self.goal).clone() else { return };
-        if state.reached != goal.number && !viewer.excused(&goal) && goal.holds(viewer, &state.seen) {
+        if state.reached != goal.number && !viewer.excused(&goal, state) && goal.holds(viewer, &state.seen) {
             state.reached = goal.number;
             goal.reached(viewer);
         }
@@ -260,7 +270,10 @@ impl Crowd {
         let number = self.goals.fetch_add(1, Ordering::Relaxed) + 1;
         let goal = Goal { number, want, waiting: AtomicUsize::new(0), reached: Mutex::default(), all: Notify::new() };
         let viewers = self.viewers();
-        goal.waiting.store(viewers.iter().filter(|viewer| !viewer.excused(&goal)).count(), Ordering::Release);
+        goal.waiting.store(
+            viewers.iter().filter(|viewer| !viewer.excused(&goal, &lock(&viewer.state))).count(),
+            Ordering::Release,
+        );
         let goal = Arc::new(goal);
         *lock(&self.goal) = Some(Arc::clone(&goal));
         for viewer in viewers {
@@ -277,7 +290,10 @@ impl Crowd {
             let late: Vec<String> = self
                 .viewers()
                 .iter()
-                .filter(|viewer| !viewer.excused(goal) && lock(&viewer.state).reached != goal.number)
+                .filter(|viewer| {
+                    let state = lock(&viewer.state);
+                    !viewer.excused(goal, &state) && state.reached != goal.number
+                })
                 .map(|viewer| {
                     let state = lock(&viewer.state);
                     let (known, carrier) = (state.seen.known.len(), state.seen.carrier);
@@ -294,7 +310,8 @@ impl Crowd {
     pub(crate) async fn all_in(&self, patience: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + patience;
         loop {
-            let missing = self.viewers().iter().filter(|viewer| lock(&viewer.state).map_at == 0).count();
+            let is_missing = |state: &State| state.map_at == 0 && !state.is_stuck;
+            let missing = self.viewers().iter().filter(|viewer| is_missing(&lock(&viewer.state))).count();
             if missing == 0 {
                 return Ok(());
             }
@@ -326,11 +343,22 @@ impl Viewer {
         (state.dialled_at, state.map_at)
     }
 
+    /// When it had joined, in microseconds of wall time.
+    pub(crate) fn joined_at(&self) -> i64 {
+        lock(&self.state).joined_at
+    }
+
+    /// From its next connection on it asks for a map and reads nothing of it, or reads again.
+    pub(crate) fn stick(&self, is_stuck: bool) {
+        lock(&self.state).is_stuck = is_stuck;
+    }
+
     /// Routers come and go where prefixes move, and are told other things than the rest.
-    fn excused(&self, goal: &Goal) -> bool {
-        match &goal.want {
-            Want::Knows(all) => all.len() <= self.group,
-            Want::Carrier { .. } => self.is_router,
-        }
+    fn excused(&self, goal: &Goal, state: &State) -> bool {
+        state.is_stuck
+            || match &goal.want {
+                Want::Knows(all) => all.len() <= self.group,
+                Want::Carrier { .. } => self.is_router,
+            }
     }
 }

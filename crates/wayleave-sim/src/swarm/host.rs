@@ -28,6 +28,8 @@ struct Lines {
     moves: Vec<i64>,
     /// Warnings and errors.
     faults: Vec<String>,
+    /// Clients that were cut off because they took too little of their maps.
+    cut_off: usize,
 }
 
 /// Wall time, in microseconds.
@@ -36,12 +38,12 @@ pub(crate) fn wall_micros() -> i64 {
 }
 
 impl Host {
-    /// Starts a server.
+    /// Starts a server, with these arguments besides.
     ///
     /// # Errors
     ///
     /// It does not start.
-    pub fn start(binary: &Path) -> anyhow::Result<Self> {
+    pub fn start(binary: &Path, more: &[String]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut child = Command::new(binary)
@@ -50,6 +52,7 @@ impl Host {
             .args(["serve", "--listen", &address.to_string(), "--set", "log.format=json"])
             // Routers die again and again here, and come back at once: a move of their own accord would mix with those that are measured.
             .args(["--set", "routes.failback_after=never"])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -151,6 +154,11 @@ impl Host {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).moves.len()
     }
 
+    /// How many clients it cut off so far because they took too little of their maps.
+    pub(crate) fn cut_off(&self) -> usize {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).cut_off
+    }
+
     /// What it warned of.
     pub fn faults(&self) -> Vec<String> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).faults.clone()
@@ -171,6 +179,10 @@ impl Lines {
         let at = line["timestamp"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         if let (Some("primary changed"), Some(at)) = (line["message"].as_str(), at) {
             self.moves.push(at.as_microsecond());
+        }
+        if line["message"].as_str().is_some_and(|text| text.ends_with("its session is ended")) {
+            self.cut_off += 1;
+            return;
         }
         if matches!(line["level"].as_str(), Some("WARN" | "ERROR")) && self.faults.len() < 1000 {
             self.faults.push(line.to_string());

@@ -59,6 +59,9 @@ pub enum Stage {
     Storm,
     /// The policy changes for one group.
     Policy,
+    /// All lose their connections and come back at once, and a tenth of them reads nothing of its map. Only where it is asked for: it takes
+    /// until those are cut off.
+    Stuck,
 }
 
 impl Stage {

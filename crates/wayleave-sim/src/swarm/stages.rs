@@ -17,6 +17,8 @@ const MOVES: &str = "10.99.0.0/16";
 const LATER: &str = "10.98.0.0/16";
 /// Sessions that are lost within a second are one common loss, if they are more than half of all; a little more than that.
 const COMMON_LOSS: Duration = Duration::from_millis(1200);
+/// How long a client may take nothing of its map, where that is played.
+const STUCK: Duration = Duration::from_secs(20);
 /// Routers are in a group of their own, behind those of the clients.
 const ROUTERS: usize = GROUPS;
 
@@ -26,11 +28,22 @@ const ROUTERS: usize = GROUPS;
 ///
 /// The server fails, or a viewer is not told what it has to be told, or is told what can't be.
 pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
-    let host = Host::start(&plan.server)?;
+    let patience = format!("limits.stuck={}s", STUCK.as_secs());
+    let more = if plan.stages.contains(&Stage::Stuck) { vec!["--set".to_owned(), patience] } else { Vec::new() };
+    let host = Host::start(&plan.server, &more)?;
     let base_memory = host.memory().0;
     let crowd = Crowd::new(host.address(), host.public_key().await?, MOVES, plan.dialling);
-    let mut bench =
-        Bench { plan, host, crowd, base_memory, routers: Vec::new(), primary: 0, all_approved: false, more: false };
+    let mut bench = Bench {
+        plan,
+        host,
+        crowd,
+        base_memory,
+        routers: Vec::new(),
+        primary: 0,
+        all_approved: false,
+        more: false,
+        lost: 0,
+    };
     let processors = std::thread::available_parallelism()?.get();
     let mut report = Report {
         clients: plan.clients,
@@ -52,6 +65,10 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
         if !faults.is_empty() {
             bail!("{stage:?}: clients were told what can't be: {faults:?}");
         }
+        if bench.lost > 0 && !matches!(stage, Stage::Connect | Stage::Storm | Stage::Stuck) {
+            let warned = bench.host.faults();
+            bail!("{stage:?}: {} connections ended that nobody cut; the server warned of {warned:?}", bench.lost);
+        }
     }
     Ok(report)
 }
@@ -68,6 +85,8 @@ struct Bench<'a> {
     all_approved: bool,
     /// The policy lets one group see one more.
     more: bool,
+    /// Connections that ended in the last stage although nobody cut them, or that could not be made.
+    lost: usize,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -156,11 +175,14 @@ impl Bench<'_> {
             Stage::Flap => self.flap(&mut report).await?,
             Stage::Storm => self.storm(&mut report).await?,
             Stage::Policy => self.change_policy(&mut report).await?,
+            Stage::Stuck => self.stuck(&mut report).await?,
         }
         report.wall_s = started.elapsed().as_secs_f64();
         report.server_cpu_s = (self.host.cpu() - server).as_secs_f64();
         report.swarm_cpu_s = (own_cpu() - own).as_secs_f64();
         report.swarm_share = report.swarm_cpu_s / (report.wall_s * count(processors));
+        self.lost = self.crowd.lost.swap(0, Ordering::Relaxed);
+        report.add("connections lost that nobody cut", count(self.lost), "");
         let (frames, bytes) = self.crowd.traffic();
         report.add("frames to clients", float(frames), "");
         report.add("bytes to clients, compressed", float(bytes) / 1e6, "MB");
@@ -211,11 +233,17 @@ impl Bench<'_> {
     }
 
     async fn connect(&mut self, report: &mut StageReport) -> anyhow::Result<()> {
-        let (started, cpu) = (Instant::now(), self.host.cpu());
+        let (started, began, cpu) = (Instant::now(), wall_micros(), self.host.cpu());
         let viewers = self.crowd.viewers();
         viewers.iter().filter(|viewer| !viewer.is_router).for_each(|viewer| self.crowd.connect(viewer));
         self.crowd.all_in(self.patience()).await?;
-        report.add("all registered, with a first map", started.elapsed().as_secs_f64(), "s");
+        let took = started.elapsed().as_secs_f64();
+        let joined = viewers.iter().map(|viewer| viewer.joined_at()).max().unwrap_or(0) - began;
+        // Those that were registered before only come back.
+        if joined > 0 {
+            report.add("all registered", millis(joined) / 1000.0, "s");
+        }
+        report.add("all have a first map", took, "s");
         let goal = self.crowd.want(self.everybody());
         self.crowd.reach(&goal, self.patience()).await?;
         report.add("everybody sees everybody", started.elapsed().as_secs_f64(), "s");
@@ -401,6 +429,54 @@ impl Bench<'_> {
         report.add("resident memory, peak", float(peak) / 1e6, "MB");
         report.add("TCP memory of both ends, peak", float(tcp) / 1e6, "MB");
         Ok(())
+    }
+}
+
+impl Bench<'_> {
+    /// Nobody but those that read nothing has to wait for that, and what is kept for them is bounded.
+    async fn stuck(&mut self, report: &mut StageReport) -> anyhow::Result<()> {
+        let viewers = self.crowd.viewers();
+        let some: Vec<_> = viewers.iter().filter(|viewer| !viewer.is_router).skip(9).step_by(10).collect();
+        self.host.forget_peak();
+        let (tcp_before, cut_before) = (tcp_memory(), self.host.cut_off());
+        let tcp = Peak::of_tcp();
+        viewers.iter().for_each(|viewer| self.crowd.cut(viewer));
+        some.iter().for_each(|viewer| viewer.stick(true));
+        let started = Instant::now();
+        viewers.iter().for_each(|viewer| self.crowd.connect(viewer));
+        self.crowd.all_in(self.patience()).await?;
+        report.add("all others have a map", started.elapsed().as_secs_f64(), "s");
+        let goal = self.crowd.want(self.everybody());
+        self.crowd.reach(&goal, self.patience()).await?;
+        report.add("all others see everybody", started.elapsed().as_secs_f64(), "s");
+        let (peak, most) = (self.host.memory().1, tcp.most().saturating_sub(tcp_before));
+        report.add("read nothing", count(some.len()), "");
+        report.add("resident memory, peak", float(peak) / 1e6, "MB");
+        report.add("TCP memory of both ends, peak", float(most) / 1e6, "MB");
+        self.look_for_primary()?;
+        let (_, _, times) = self.fail_over().await?;
+        let times = sorted(times.into_iter().map(|(_, time)| time).collect());
+        report.add("failover: decided to last viewer that reads", percentile(&times, 1.0), "ms");
+        // They are cut off, as far as the kernels did not take all that there was to tell.
+        let (mut cut, mut last) = (0, started.elapsed());
+        while cut < some.len() && started.elapsed() < last.max(STUCK) + STUCK * 2 {
+            let now = self.host.cut_off() - cut_before;
+            if now > cut {
+                (cut, last) = (now, started.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        report.add("cut off", count(cut), "");
+        if cut > 0 {
+            report.add("dialled to the last of them cut off", last.as_secs_f64(), "s");
+        }
+        report.add("resident memory, when they are", float(self.host.memory().0) / 1e6, "MB");
+        for viewer in &some {
+            viewer.stick(false);
+            self.crowd.cut(viewer);
+            self.crowd.connect(viewer);
+        }
+        self.crowd.all_in(self.patience()).await
     }
 }
 

@@ -31,6 +31,9 @@ fn main() {
     );
     println!("     is a peer that is looked at).");
     println!("     encode: JSON, and JSON with zstd (a byte is one of JSON).");
+    println!(
+        "     parse: what whoever gets it has to do, at least: zstd and JSON, into a tree of values (a byte is one of JSON)."
+    );
     if std::env::args().any(|arg| arg == "--bench") {
         for nodes in SIZES {
             let made = made(nodes);
@@ -197,5 +200,29 @@ mod encode {
     #[divan::bench]
     fn failover_zstd(bencher: Bencher<'_, '_>) {
         frame(bencher, &made(SIZES[0]).delta(&made(SIZES[0]).failed_over).unwrap(), true);
+    }
+}
+
+mod parse {
+    use super::*;
+
+    fn frame(bencher: Bencher<'_, '_>, map: &MapResponse) {
+        // Behind its length.
+        let frame = Encoder::new().unwrap().frame(map, true).unwrap();
+        let json = zstd::decode_all(&frame[4..]).unwrap();
+        bencher.counter(BytesCount::new(json.len())).bench_local(|| {
+            let json = zstd::decode_all(black_box(&frame[4..])).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&json).unwrap()
+        });
+    }
+
+    #[divan::bench(args = SIZES, max_time = 2)]
+    fn full_zstd(bencher: Bencher<'_, '_>, nodes: u64) {
+        frame(bencher, &made(nodes).full());
+    }
+
+    #[divan::bench]
+    fn failover_zstd(bencher: Bencher<'_, '_>) {
+        frame(bencher, &made(SIZES[0]).delta(&made(SIZES[0]).failed_over).unwrap());
     }
 }

@@ -8,11 +8,12 @@ use clap::Args;
 use crate::{say, top};
 
 /// Crates, and what is measured in them.
-const PARTS: [(&str, &str); 4] = [
+const PARTS: [(&str, &str); 5] = [
     ("wayleave-routes", "election"),
     ("wayleave-wire", "record"),
     ("wayleave-policy", "policy"),
     ("wayleave-netmap", "map"),
+    ("wayleave-server", "floor"),
 ];
 
 /// What to measure.

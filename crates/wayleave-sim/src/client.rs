@@ -256,9 +256,18 @@ impl Client {
     ///
     /// The server refuses.
     pub async fn report(&self, name: &str, routes: &[&str]) -> anyhow::Result<()> {
+        self.report_from(name, routes, &["127.0.0.1:41641"]).await
+    }
+
+    /// Reports these endpoints, each of an interface of its own, a relay, and these routes.
+    ///
+    /// # Errors
+    ///
+    /// The server refuses.
+    pub async fn report_from(&self, name: &str, routes: &[&str], endpoints: &[&str]) -> anyhow::Result<()> {
         let request = json!({
             "Version": VERSION, "NodeKey": self.node_key(), "DiscoKey": self.disco_key(), "OmitPeers": true,
-            "Endpoints": ["127.0.0.1:41641"], "EndpointTypes": [1],
+            "Endpoints": endpoints, "EndpointTypes": vec![1; endpoints.len()],
             "Hostinfo": { "Hostname": name, "RoutableIPs": routes, "NetInfo": { "PreferredDERP": 900 } },
         });
         let (status, body) = self.ask(Method::POST, "/machine/map", request.to_string().into_bytes()).await?;

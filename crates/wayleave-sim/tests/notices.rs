@@ -143,6 +143,71 @@ async fn a_webhook_is_told_in_order_signed_and_again_after_failures_and_a_restar
 }
 
 #[tokio::test]
+async fn a_webhook_is_told_of_each_kind_of_event() {
+    let server = TestServer::start_with(|options| {
+        options.tailnet.key_expiry = Some(Duration::from_secs(3600));
+        // Two seconds after a node has joined.
+        options.tailnet.key_warnings = vec![Duration::from_secs(3598)];
+        options.tailnet.routes.withdraw_grace = Duration::from_millis(100);
+    })
+    .await
+    .unwrap();
+    let api = Api::of(&server).await;
+    let (receiver, url) = Receiver::start(0).await;
+    let (_, made) = api.ask(Method::POST, "/api/v2/webhooks", json!({ "url": url })).await;
+    let secret = made["secret"].as_str().unwrap().to_owned();
+    // What was told of a node, or of anybody, by then.
+    let told = async |event: &str, about: &str| -> Value {
+        for _ in 0..200 {
+            let bodies = receiver.taken(0, &secret).await;
+            let is = |body: &&Value| body["event"] == event && (about.is_empty() || body["node"]["name"] == about);
+            if let Some(body) = bodies.iter().find(is) {
+                return body.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("nobody is told `{event}` of {about}: {:?}", receiver.calls.lock().unwrap());
+    };
+    let (anna, bert) = (server.user("anna").await.unwrap(), server.user("bert").await.unwrap());
+    let key = server.key(anna, |_| {}).await.unwrap();
+    let berts = server.key(bert, |_| {}).await.unwrap();
+    let ((first, map), r1) = router(&server, &key, "r1", &[P]).await;
+    assert_eq!(told("pending", "r1").await["prefix"], P);
+    approve(&server, r1, P).await;
+    told("approved", "r1").await;
+    assert_eq!(told("primary changed", "").await["to"]["name"], "r1");
+    let (second, r2) = router(&server, &key, "r2", &[P]).await;
+    told("pending", "r2").await;
+    approve(&server, r2, P).await;
+    told("approved", "r2").await;
+
+    drop(second);
+    assert_eq!(told("redundancy lost", "r2").await["prefix"], P);
+    first.cut();
+    drop(map);
+    assert_eq!(told("prefix down", "r1").await["prefix"], P);
+    let back = first.again().await.unwrap();
+    let _map = back.stream().await.unwrap();
+    assert_eq!(told("prefix restored", "r1").await["prefix"], P);
+
+    // Somebody else's network has the same numbers.
+    let other = Client::connect(server.address(), server.server().unwrap().public_key()).await.unwrap();
+    other.join(&berts, "r3").await.unwrap();
+    let _other = other.stream().await.unwrap();
+    other.report_from("r3", &[P], &["10.200.1.5:41641"]).await.unwrap();
+    let collision = told("collision found", "r3").await;
+    assert!(collision["cause"].as_str().unwrap().ends_with("do not look like one site"), "{collision}");
+    told("key expires", "r3").await;
+
+    let prefixes = BTreeSet::from([P.parse().unwrap()]);
+    let disable = Command::DisableRoutes { node: r1, prefixes, by: Approver::Cli };
+    server.control().unwrap().command(disable).await.unwrap();
+    told("disabled", "r1").await;
+    back.report("r1", &[]).await.unwrap();
+    told("withdrawn", "r1").await;
+}
+
+#[tokio::test]
 async fn a_webhook_is_told_of_what_it_asked_for_and_a_call_in_vain_is_given_up() {
     let server = TestServer::start_with(|options| {
         options.webhooks.retry_after = Duration::from_millis(20);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::json;
-use wayleave_tailnet::Tailnet;
+use wayleave_model::Approver;
+use wayleave_tailnet::{Command, NewPathCheck, Tailnet};
 
 use crate::sim::{Sim, play, play_with};
 
@@ -73,6 +74,66 @@ fn a_frozen_router_is_found_although_its_kernel_acknowledges() {
         // An answer later is recovery, without a new session; the prefix stays where it is.
         sim.machines[0].thaw();
         stays(&sim, "r2", secs(20)).await;
+    });
+}
+
+#[test]
+fn a_router_that_ends_its_stream_and_keeps_its_connection_costs_half_a_second() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        // As `tailscale down` does: it takes nothing from the tailnet any more either.
+        sim.machines[0].end_stream();
+        sim.machines[0].block_data();
+        moves(&sim, "r2", ms(500), ms(500) + WAYS).await;
+    });
+}
+
+#[test]
+fn a_router_whose_process_hangs_behind_pings_that_are_answered_is_found_by_two_echoes() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        sim.machines[0].hang();
+        // One every 5 s, and each has 4.75 s; two in a row.
+        moves(&sim, "r2", ms(5000 + 4750), ms(2 * 5000 + 4750) + WAYS).await;
+    });
+}
+
+#[test]
+fn s15_a_router_that_has_no_address_inside_its_prefix_any_more_is_replaced_at_once() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        for (at, own) in [(0, "10.1.0.11:41641"), (1, "10.1.0.12:41641")] {
+            sim.machines[at].endpoints(&["192.0.2.200:41641", own]);
+        }
+        stays(&sim, "r1", secs(5)).await;
+        sim.machines[0].endpoints(&["192.0.2.200:41641"]);
+        moves(&sim, "r2", ms(0), WAYS).await;
+        // Its cable is back; that moves nothing.
+        sim.machines[0].endpoints(&["192.0.2.200:41641", "10.1.0.11:41641"]);
+        stays(&sim, "r2", secs(20)).await;
+        // Where neither has one nobody moves: an empty list says nothing.
+        sim.machines[1].endpoints(&[]);
+        stays(&sim, "r2", secs(20)).await;
+    });
+}
+
+#[test]
+fn s15_a_router_whose_leg_is_dead_is_found_by_two_checks() {
+    play(|mut sim| async move {
+        two_routers(&mut sim).await;
+        let (prefix, target) = (P.parse().unwrap(), "10.1.2.3".parse().unwrap());
+        let by = Approver::Cli;
+        let new = NewPathCheck { prefix, target, every: secs(2), witness: None, standby: false, by };
+        sim.control().command(Command::SetPathCheck(Box::new(new))).await.unwrap();
+        sim.sleep(secs(10)).await;
+        sim.machines[0].leg(false);
+        // One every 2 s, and each has 1.5 s; two in a row.
+        moves(&sim, "r2", ms(2000 + 1500), ms(2 * 2000 + 1500) + WAYS).await;
+        // The target itself is down: nobody is any better.
+        sim.machines[0].leg(true);
+        sim.sleep(secs(30)).await;
+        sim.ground.hosts(false);
+        stays(&sim, "r2", secs(30)).await;
     });
 }
 

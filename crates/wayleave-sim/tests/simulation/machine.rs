@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use wayleave_model::{MachineKey, Prefix};
 use wayleave_sim::network::Network;
@@ -68,6 +69,8 @@ pub struct Shared {
     pub mirror: Mutex<Seen>,
     /// It uses the routes of others, as a client does and a router does not.
     accepts_routes: AtomicBool,
+    /// Where it says that it is reached.
+    endpoints: watch::Sender<Vec<&'static str>>,
 }
 
 #[derive(Clone, Copy)]
@@ -78,6 +81,8 @@ struct Data {
     passes: bool,
     /// What is behind it is there.
     leg: bool,
+    /// Its process does itself what it is asked for, and leaves not all to its HTTP/2.
+    answers: bool,
 }
 
 /// What it knows.
@@ -86,6 +91,8 @@ pub struct Seen {
     pub mirror: Mirror,
     /// It has a map stream.
     pub connected: bool,
+    /// It wants none.
+    pub ended: bool,
     /// Frames in which a prefix was on two peers at once.
     pub doubled: Vec<String>,
     /// Single hosts behind routers that it was ever told of, and at whom.
@@ -157,8 +164,10 @@ impl Machine {
     ) -> Self {
         let host = IpAddr::from([192, 0, 2, number]);
         let accepts_routes = AtomicBool::new(routes.is_empty());
-        let data = Mutex::new(Data { runs: true, passes: true, leg: true });
-        let shared = Arc::new(Shared { name: name.to_owned(), host, data, mirror: Mutex::default(), accepts_routes });
+        let endpoints = watch::Sender::new(vec!["127.0.0.1:41641"]);
+        let data = Mutex::new(Data { runs: true, passes: true, leg: true, answers: true });
+        let shared =
+            Arc::new(Shared { name: name.to_owned(), host, data, mirror: Mutex::default(), accepts_routes, endpoints });
         let fresh = || PrivateKey::from_bytes(rand::random());
         let routes = routes.iter().map(|&route| route.to_owned()).collect();
         let way = Way { address, server, machine: fresh(), node: fresh(), key: key.to_owned(), routes };
@@ -234,6 +243,22 @@ impl Machine {
         self.shared.data.lock().unwrap().leg = is_there;
     }
 
+    /// Its process hangs behind an HTTP/2 that answers PINGs.
+    pub fn hang(&self) {
+        self.shared.data.lock().unwrap().answers = false;
+    }
+
+    /// Its interfaces have these addresses now; it says so at once.
+    pub fn endpoints(&self, now: &[&'static str]) {
+        self.shared.endpoints.send_replace(now.to_vec());
+    }
+
+    /// It ends its map stream, and keeps its connection; it makes no other before it is told to.
+    pub fn end_stream(&self) {
+        self.shared.mirror.lock().unwrap().ended = true;
+        self.shared.endpoints.send_modify(|_| {});
+    }
+
     /// `tailscale set --accept-routes`.
     pub fn accept_routes(&self) {
         self.shared.accepts_routes.store(true, Ordering::SeqCst);
@@ -290,17 +315,31 @@ async fn session(
     }
     take(shared, &first);
     shared.mirror.lock().unwrap().connected = true;
-    client.report(&shared.name, &routes).await?;
+    let mut endpoints = shared.endpoints.subscribe();
+    let now = endpoints.borrow_and_update().clone();
+    client.report_from(&shared.name, &routes, &now).await?;
     *pause = Duration::from_millis(100);
     let mut answers = JoinSet::new();
-    while let Some(frame) = tokio::time::timeout(GIVES_UP, map.next()).await?? {
+    loop {
+        let frame = tokio::select! {
+            frame = tokio::time::timeout(GIVES_UP, map.next()) => frame??,
+            Ok(()) = endpoints.changed() => {
+                if shared.mirror.lock().unwrap().ended {
+                    drop(map);
+                    return std::future::pending().await;
+                }
+                let now = endpoints.borrow_and_update().clone();
+                client.report_from(&shared.name, &routes, &now).await?;
+                continue;
+            }
+        };
+        let Some(frame) = frame else { return Ok(()) };
         if frame["PingRequest"].is_object() {
             answers.spawn(answer(ground.clone(), Arc::clone(shared), client.clone(), frame["PingRequest"].clone()));
         }
         take(shared, &frame);
         while answers.try_join_next().is_some() {}
     }
-    Ok(())
 }
 
 struct Ends(Client);
@@ -339,6 +378,9 @@ async fn answer(ground: Ground, shared: Arc<Shared>, client: Client, request: Va
     let url = request["URL"].as_str().unwrap_or_default();
     let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned()));
     let Some(path) = path else { return };
+    if !shared.data.lock().unwrap().answers {
+        return;
+    }
     let body = match request["Types"].as_str() {
         Some("") => return drop(client.ask(Method::HEAD, &path, Vec::new()).await),
         Some("c2n") => {

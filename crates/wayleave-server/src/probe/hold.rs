@@ -90,7 +90,7 @@ fn ask(app: &Arc<App>, node: NodeId) {
     let snapshot = app.control.snapshot();
     let Some(router) = snapshot.node(node) else { return };
     let Some(address) = router.node.addresses.iter().next() else { return };
-    for witness in app.witnesses.of(router, &snapshot, &app.options.evidence) {
+    for witness in app.witnesses.of_lost(router, &snapshot, &app.options.evidence) {
         let app = Arc::clone(app);
         tokio::spawn(async move {
             let asked_at = app.control.clock().now();

@@ -16,6 +16,10 @@ use crate::options::Evidence;
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How often one with too few is looked at again. It costs a look at every node.
 const LOOK_FOR_MORE: Duration = Duration::from_secs(5);
+/// How often one that was lost and has too few is, and how many such routers at most in that time, of all that were lost: so soon after a
+/// start, say, nobody was there yet when it was looked at, and everybody is now.
+const LOOK_AT_A_LOSS: Duration = Duration::from_millis(200);
+const MOST_LOOKS: usize = 32;
 /// How long a client that said that it accepts no routes is not asked about addresses behind routers.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// TSMP came with this capability version (protocol.md 6.2).
@@ -29,6 +33,8 @@ pub(crate) struct Witnesses {
     closed: Mutex<BTreeMap<NodeId, Instant>>,
     /// Clients that are led through a standby for the check of a prefix (`None`), or were until a moment ago: they are left alone until then.
     led: Mutex<BTreeMap<(Prefix, NodeId), Option<Instant>>>,
+    /// How many routers that were lost were looked at since then.
+    looks: Mutex<Option<(Instant, usize)>>,
     /// Prefixes whose standbys are being looked at: one look at a time.
     looked_at: Mutex<BTreeSet<Prefix>>,
 }
@@ -59,12 +65,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Witnesses {
     /// Who is asked about a router. They stay the same as long as they can testify.
     pub(super) fn of(&self, router: &NodeView, snapshot: &Snapshot, options: &Evidence) -> Vec<NodeId> {
+        self.choose(router, snapshot, options, LOOK_FOR_MORE)
+    }
+
+    /// Who is asked about a router that was lost: its witnesses, and if they are too few whoever could be one by now.
+    pub(super) fn of_lost(&self, router: &NodeView, snapshot: &Snapshot, options: &Evidence) -> Vec<NodeId> {
+        let has_too_few = |chosen: &Chosen| chosen.witnesses.len() < options.probe_witnesses;
+        let few = lock(&self.chosen).get(&router.node.id).is_none_or(has_too_few);
+        let patience = if few && self.may_look() { LOOK_AT_A_LOSS } else { LOOK_FOR_MORE };
+        self.choose(router, snapshot, options, patience)
+    }
+
+    /// Each look costs a look at every node, and thousands of routers may be lost at once.
+    fn may_look(&self) -> bool {
+        let now = Instant::now();
+        let mut looks = lock(&self.looks);
+        let (since, count) = looks.filter(|(since, _)| *since + LOOK_AT_A_LOSS > now).unwrap_or((now, 0));
+        *looks = Some((since, count + 1));
+        count < MOST_LOOKS
+    }
+
+    fn choose(&self, router: &NodeView, snapshot: &Snapshot, options: &Evidence, for_more: Duration) -> Vec<NodeId> {
         let mut all = lock(&self.chosen);
         let chosen = all.entry(router.node.id).or_default();
         let before = chosen.witnesses.len();
         let can = |view: &NodeView| may_testify(snapshot, view, router, options.witness.as_ref());
         chosen.witnesses.retain(|id| snapshot.node(*id).is_some_and(|view| can(view)));
-        let patience = if chosen.witnesses.len() < options.probe_witnesses { LOOK_FOR_MORE } else { LOOK_AGAIN };
+        let patience = if chosen.witnesses.len() < options.probe_witnesses { for_more } else { LOOK_AGAIN };
         let look =
             chosen.witnesses.len() < before || chosen.looked_at.is_none_or(|looked_at| looked_at.elapsed() >= patience);
         if look {

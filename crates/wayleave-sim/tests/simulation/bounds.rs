@@ -359,6 +359,22 @@ fn s14_the_server_starts_again_and_no_primary_moves() {
 }
 
 #[test]
+fn s14_a_router_that_loses_control_just_after_a_start_is_held_by_witnesses_that_came_back_with_it() {
+    for after in [0, 300, 1500, 4000] {
+        play(move |mut sim| async move {
+            two_routers(&mut sim).await;
+            sim.kill_and_start().await;
+            sim.until("they are back", secs(5), |sim| sim.machines.iter().all(|m| m.shared.is_connected())).await;
+            sim.sleep(ms(after)).await;
+            sim.machines[0].lose_control();
+            stays(&sim, "r1", secs(25)).await;
+            sim.machines[0].mend_control();
+            stays(&sim, "r1", secs(10)).await;
+        });
+    }
+}
+
+#[test]
 fn s14_a_primary_that_died_with_the_server_costs_30_s_at_most() {
     play(|mut sim| async move {
         two_routers(&mut sim).await;

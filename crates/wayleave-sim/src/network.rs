@@ -258,7 +258,8 @@ async fn carry(flow: Arc<Flow>, mut link: watch::Receiver<Link>) {
             let state = *link.borrow_and_update();
             let mut pipe = lock(&flow.pipe);
             let next = pipe.settle(state, Instant::now());
-            if pipe.broken || pipe.end_arrived {
+            // A process that stands still learns of the end when it goes on.
+            if pipe.broken || pipe.end_arrived && !state.frozen {
                 return;
             }
             next
@@ -400,5 +401,29 @@ impl Kernel for SimKernel {
     fn unacknowledged(&self) -> Option<u64> {
         let pipe = lock(&self.0.pipe);
         Some(pipe.written - pipe.arrived)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_stood_still_learns_that_its_connection_has_ended_meanwhile() {
+        let (network, host) = (Network::default(), IpAddr::from([192, 0, 2, 1]));
+        let mut listener = network.listen();
+        let mut stream = network.connect(host).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let reads = tokio::spawn(async move { stream.read(&mut [0; 8]).await.unwrap() });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        network.change(host, |link| link.frozen = true);
+        drop(server);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!reads.is_finished(), "it stands still");
+        network.change(host, |link| link.frozen = false);
+        let read = tokio::time::timeout(Duration::from_secs(1), reads).await.expect("it is told at once");
+        assert_eq!(read.unwrap(), 0);
     }
 }

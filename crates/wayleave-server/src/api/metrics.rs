@@ -16,7 +16,19 @@ pub(super) async fn show(State(state): State<ApiState>) -> Response {
     let control = &state.app.control;
     let waiting = tokio::time::timeout(PATIENCE, control.store().calls_waiting());
     let (now, waiting) = tokio::join!(control.read_within(PATIENCE, Now::of), waiting);
-    let waiting = waiting.ok().and_then(Result::ok).map(|calls| calls.into_iter().map(|(_, calls)| calls).sum());
+    let waiting = match waiting {
+        Ok(Ok(calls)) => Some(calls.into_iter().map(|(_, calls)| calls).sum()),
+        Ok(Err(error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "what waits for webhooks could not be counted");
+            None
+        }
+        Err(_) => {
+            tracing::error!(
+                "what waits for webhooks could not be counted: the database has not answered for {PATIENCE:?}"
+            );
+            None
+        }
+    };
     let text = control.metrics().text(control.inbox_length(), waiting, now.ok().as_ref());
     ([(header::CONTENT_TYPE, FORMAT)], text).into_response()
 }

@@ -91,10 +91,11 @@ impl Loop {
     }
 
     pub(super) fn written(&mut self, done: Result<(), StoreError>) {
+        let was_a_try = self.on_its_way.len() == 0;
         let Behind { nodes, routes, seats, flaps, history } = std::mem::take(&mut self.on_its_way);
         if let Err(error) = done {
             let error = &error as &dyn std::error::Error;
-            if history.is_empty() && nodes.is_empty() && routes.is_empty() && seats.is_empty() && flaps.is_empty() {
+            if was_a_try {
                 tracing::warn!(error, "the database still takes nothing; it is tried again");
             } else {
                 tracing::error!(

@@ -282,13 +282,26 @@ impl Session<'_> {
         let (now, stuck) = (tokio::time::Instant::now(), self.app.options.limits.stuck);
         let end = now.checked_add(stuck.saturating_mul(portions)).unwrap_or(now + stuck);
         for part in parts {
-            self.write_part(part, end).await?;
+            if let Err(cause) = self.write_part(part, end).await {
+                let taken = self.sent - before;
+                let cause = cause.unwrap_or_else(|| {
+                    let took = now.elapsed();
+                    tracing::warn!(
+                        node.id = %self.node,
+                        "a client took only {taken} of {bytes} bytes of its map in {took:.0?}; its session is ended"
+                    );
+                    self.stream.send_reset(h2::Reason::CANCEL);
+                    Cause::StreamEnded
+                });
+                return Err(cause);
+            }
         }
         self.app.control.metrics().frame(kind, self.sent - before);
         Ok(())
     }
 
-    async fn write_part(&mut self, mut rest: Bytes, end: tokio::time::Instant) -> Result<(), Cause> {
+    /// Returns what ended the stream; `None`: the client took nothing for too long, or took too long for it all.
+    async fn write_part(&mut self, mut rest: Bytes, end: tokio::time::Instant) -> Result<(), Option<Cause>> {
         while !rest.is_empty() {
             self.stream.reserve_capacity(rest.len());
             let capacity = std::future::poll_fn(|cx| self.stream.poll_capacity(cx));
@@ -296,24 +309,16 @@ impl Session<'_> {
             let deadline = end.min(tokio::time::Instant::now() + patience);
             let capacity = match tokio::time::timeout_at(deadline, capacity).await {
                 Ok(Some(Ok(capacity))) => capacity,
-                Ok(Some(Err(error))) => return Err(cause_of_reset(!error.is_io() && !error.is_go_away())),
-                Ok(None) => return Err(Cause::ConnectionClosed),
-                Err(_) => {
-                    if deadline < end {
-                        tracing::warn!(node.id = %self.node, "a client took nothing of its map for {patience:?}; its session is ended");
-                    } else {
-                        tracing::warn!(node.id = %self.node, "a client takes its map at less than 64 KiB in {patience:?}; its session is ended");
-                    }
-                    self.stream.send_reset(h2::Reason::CANCEL);
-                    return Err(Cause::StreamEnded);
-                }
+                Ok(Some(Err(error))) => return Err(Some(cause_of_reset(!error.is_io() && !error.is_go_away()))),
+                Ok(None) => return Err(Some(Cause::ConnectionClosed)),
+                Err(_) => return Err(None),
             };
             let part = rest.split_to(capacity.min(rest.len()));
             if part.is_empty() {
                 continue;
             }
             let length = part.len() as u64;
-            self.stream.send_data(part, false).map_err(|_| Cause::ConnectionClosed)?;
+            self.stream.send_data(part, false).map_err(|_| Some(Cause::ConnectionClosed))?;
             self.sent += length;
         }
         Ok(())

@@ -16,9 +16,9 @@ use crate::options::Evidence;
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How often one with too few is looked at again. It costs a look at every node.
 const LOOK_FOR_MORE: Duration = Duration::from_secs(5);
-/// How often one that was lost and has too few is, and how many such routers at most in that time, of all that were lost: so soon after a
-/// start, say, nobody was there yet when it was looked at, and everybody is now.
+/// How often one that was lost and has too few is: soon after a start, say, nobody was there yet when it was looked at, and everybody is now.
 const LOOK_AT_A_LOSS: Duration = Duration::from_millis(200);
+/// So many such routers are looked at in that time, of all that were lost.
 const MOST_LOOKS: usize = 32;
 /// How long a client that said that it accepts no routes is not asked about addresses behind routers.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -192,4 +192,20 @@ fn may_testify(snapshot: &Snapshot, witness: &NodeView, router: &NodeView, tag: 
         && snapshot.policy.sees(id, router_id)
         && router.approved.iter().any(uses)
         && !router.approved.iter().any(shares)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_lost_routers_are_looked_at_at_once_and_as_many_again_later() {
+        let witnesses = Witnesses::default();
+        let looks = || (0..MOST_LOOKS * 3).filter(|_| witnesses.may_look()).count();
+        assert_eq!(looks(), MOST_LOOKS);
+        tokio::time::advance(LOOK_AT_A_LOSS / 2).await;
+        assert_eq!(looks(), 0);
+        tokio::time::advance(LOOK_AT_A_LOSS / 2).await;
+        assert_eq!(looks(), MOST_LOOKS);
+    }
 }

@@ -150,17 +150,14 @@ impl World {
             }
         };
         match chance.below(20) {
-            0 => {
-                told("the server is stopped and starts");
+            how @ (0 | 1) => {
+                told(if how == 0 { "the server is stopped and starts" } else { "the server is killed and starts" });
                 self.server(now);
-                self.sim.restart().await;
-                // Closing a database takes threads of its own, and on a busy machine virtual time runs on meanwhile.
-                self.server(self.sim.elapsed());
-            }
-            1 => {
-                told("the server is killed and starts");
-                self.server(now);
-                self.sim.kill_and_start().await;
+                if how == 0 {
+                    self.sim.restart().await;
+                } else {
+                    self.sim.kill_and_start().await;
+                }
                 // Closing a database takes threads of its own, and on a busy machine virtual time runs on meanwhile.
                 self.server(self.sim.elapsed());
             }

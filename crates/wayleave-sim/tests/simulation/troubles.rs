@@ -61,6 +61,8 @@ enum Trouble {
 #[derive(Clone, Copy, Debug, Default)]
 struct Health {
     trouble: Option<(Trouble, Duration)>,
+    /// When its trouble began, or an earlier one that was not over yet then.
+    began: Duration,
     well_since: Duration,
     /// Its trouble is a loss of control, and all was well with it when that began.
     only_control: bool,
@@ -192,8 +194,9 @@ impl World {
                         Trouble::NoControl => machine.mend_control(),
                         Trouble::NoData => machine.pass_data(),
                     }
-                    // TCP may take as long again until it sends what was lost on a link that was cut.
-                    health.well_since = now + (now - since);
+                    // TCP may take as long again until it sends what was lost on a link that was cut. If that falls into the next cut,
+                    // the pause is doubled once more.
+                    health.well_since = now + (now - health.began);
                     if !health.only_control || now >= since + SHORT {
                         health.excused_until = health.well_since + WELL;
                     }
@@ -209,6 +212,9 @@ impl World {
                     Trouble::Frozen => machine.freeze(),
                     Trouble::NoControl => machine.cut_control(),
                     Trouble::NoData => machine.block_data(),
+                }
+                if now >= health.well_since {
+                    health.began = now;
                 }
                 health.trouble = Some((trouble, now));
                 health.only_control = trouble == Trouble::NoControl && was_well;

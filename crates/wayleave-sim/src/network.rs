@@ -3,7 +3,8 @@
 //! It carries bytes as TCP does, as far as anybody at its ends can tell. What is written waits in the sender's kernel until the other
 //! kernel has it, and counts as unacknowledged until then; a kernel takes what comes also while its process is frozen, up to the size
 //! of its buffer; on a link that is cut everything is lost, and is sent again with the pauses of RFC 6298 (200 ms, doubled each time),
-//! so that what waits arrives some time after a link has healed, as it does in the world. An acknowledgement takes no time.
+//! so that what waits arrives some time after a link has healed, as it does in the world. A connection has one timer for that, as there:
+//! it is about the oldest that is lost, and what was sent after it follows it at once. An acknowledgement takes no time.
 //!
 //! It goes by the clock of the runtime, which a test pauses.
 
@@ -191,13 +192,12 @@ impl Pipe {
             return None;
         }
         let mut earliest = now;
-        for packet in &mut self.on_the_way {
+        for (place, packet) in self.on_the_way.iter_mut().enumerate() {
             let takes = link.speed.map_or(Duration::ZERO, |speed| {
                 Duration::from_secs_f64(packet.bytes.len() as f64 / f64::from(speed.max(1)))
             });
             let at = *packet.arrives_at.get_or_insert_with(|| {
-                let lost = now > packet.sent_at;
-                let sent_at = if lost { sent_again(packet.sent_at, now) } else { packet.sent_at };
+                let sent_at = if place == 0 { sent_again(packet.sent_at, now) } else { packet.sent_at };
                 earliest.max(sent_at + link.latency) + takes
             });
             earliest = at;
@@ -406,7 +406,7 @@ impl Kernel for SimKernel {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -425,5 +425,24 @@ mod tests {
         network.change(host, |link| link.frozen = false);
         let read = tokio::time::timeout(Duration::from_secs(1), reads).await.expect("it is told at once");
         assert_eq!(read.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_lost_on_a_link_that_was_cut_follows_the_oldest_of_it_at_once() {
+        let (network, host) = (Network::default(), IpAddr::from([192, 0, 2, 1]));
+        let mut listener = network.listen();
+        let mut stream = network.connect(host).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        network.change(host, |link| link.cut = true);
+        let began = Instant::now();
+        for byte in 0..3 {
+            server.write_all(&[byte]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        network.change(host, |link| link.cut = false);
+        let mut read = [0; 3];
+        stream.read_exact(&mut read).await.unwrap();
+        // 200 ms, doubled five times: 0.2, 0.6, 1.4, 3, 6.2 and 12.6 s.
+        assert_eq!((read, began.elapsed()), ([0, 1, 2], Duration::from_millis(12_605)));
     }
 }

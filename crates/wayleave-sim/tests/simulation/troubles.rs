@@ -27,6 +27,9 @@ const WELL: Duration = Duration::from_secs(5);
 /// sends again (`network.rs`), and half a second until the server has heard of it.
 const SHORT: Duration = Duration::from_millis(14_750);
 
+/// TCP waits no longer than that before it sends something again (`network.rs`).
+const LAST_PAUSE: Duration = Duration::from_secs(120);
+
 /// Numbers from a seed (SplitMix64).
 struct Chance(u64);
 
@@ -313,13 +316,15 @@ impl World {
                 Some((Trouble::NoData, _)) => machine.pass_data(),
                 None => continue,
             }
-            // As in `trouble`, but what began long ago is over long ago.
-            let now = self.sim.elapsed();
-            self.health[at].well_since = now;
-            self.health[at].excused_until = now + Duration::from_secs(60);
+            // As in `trouble`.
+            let (now, health) = (self.sim.elapsed(), &mut self.health[at]);
+            health.well_since = now + (now - health.began);
+            health.excused_until = health.well_since.max(now + Duration::from_secs(55)) + WELL;
         }
-        // Longer than a better router waits, so that nothing moves while all are asked.
-        self.look_for(Duration::from_secs(75)).await;
+        // Until TCP has sent all again that was lost; then longer than a better router waits, so that nothing moves while all are asked.
+        let now = self.sim.elapsed();
+        let last = self.health.iter().map(|health| health.well_since.saturating_sub(now)).max().unwrap_or_default();
+        self.look_for(last.min(LAST_PAUSE) + Duration::from_secs(75)).await;
         for machine in &self.sim.machines {
             let fresh = machine.fresh().await.unwrap();
             let name = &machine.shared.name;

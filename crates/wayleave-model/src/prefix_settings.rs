@@ -106,11 +106,19 @@ impl fmt::Display for Failback {
     }
 }
 
-impl FromStr for Failback {
-    type Err = duration::DurationError;
+/// A text says nothing of a failback.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither a duration, such as 60s or 2h 30m, nor `never`")]
+pub struct FailbackError(String);
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "never" { Ok(Self::Never) } else { duration::parse(text).map(Self::After) }
+impl FromStr for Failback {
+    type Err = FailbackError;
+
+    fn from_str(text: &str) -> Result<Self, FailbackError> {
+        if text == "never" {
+            return Ok(Self::Never);
+        }
+        duration::parse(text).map(Self::After).map_err(|_| FailbackError(text.to_owned()))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The layout (protocol.md 5.7): bytes 0-7 are fd7a:115c:a1e0:0b1a, bytes 8-11 the site, big-endian, bytes 12-15 the IPv4
 //! address; the length is 96 and that of the IPv4 prefix.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -39,6 +39,19 @@ pub fn decode(prefix: &Prefix) -> Option<(u32, Ipv4Net)> {
     Ipv4Net::new(address, length).ok().map(|part| (site, part))
 }
 
+/// How clients address, by way of this prefix, a host that has this address in its own network: by the same where the prefix holds it, by
+/// that at the site where a 4via6 prefix does. `None`: it is not behind the prefix.
+pub fn address_through(prefix: &Prefix, own: IpAddr) -> Option<IpAddr> {
+    if prefix.contains(own) {
+        return Some(own);
+    }
+    let (site, part) = decode(prefix)?;
+    match own {
+        IpAddr::V4(own) if part.contains(&own) => Some(encode(site, Ipv4Net::from(own)).network()),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +63,22 @@ mod tests {
         let prefix = encode(7, part);
         assert_eq!(prefix.to_string(), "fd7a:115c:a1e0:b1a:0:7:a01:100/120");
         assert_eq!(decode(&prefix), Some((7, part)));
+    }
+
+    #[test]
+    fn a_host_is_addressed_at_its_site() {
+        let through = |prefix: &str, own: &str| address_through(&prefix.parse().unwrap(), own.parse().unwrap());
+        let site = "fd7a:115c:a1e0:b1a:0:7:c0a8:100/120";
+        for (prefix, own, expected) in [
+            ("192.168.1.0/24", "192.168.1.9", Some("192.168.1.9")),
+            ("192.168.1.0/24", "192.168.2.9", None),
+            (site, "192.168.1.9", Some("fd7a:115c:a1e0:b1a:0:7:c0a8:109")),
+            (site, "192.168.2.9", None),
+            (site, "fd7a:115c:a1e0:b1a:0:7:c0a8:109", Some("fd7a:115c:a1e0:b1a:0:7:c0a8:109")),
+            (site, "fd00::9", None),
+        ] {
+            assert_eq!(through(prefix, own), expected.map(|text| text.parse().unwrap()), "{own} through {prefix}");
+        }
     }
 
     #[test]

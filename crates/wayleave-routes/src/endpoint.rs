@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use wayleave_model::{Endpoint, NodeId, Prefix, Timestamp};
+use wayleave_model::{Endpoint, NodeId, Prefix, Timestamp, via6};
 
 use crate::election::Rank;
 use crate::evidence::Kind;
@@ -28,9 +28,9 @@ impl Endpoints {
         Self(endpoints.iter().map(|endpoint| endpoint.address.ip()).collect())
     }
 
-    /// One of them inside this prefix.
+    /// One of them inside this prefix, as clients address it by way of the prefix: where that is a 4via6 prefix, at its site.
     pub fn inside(&self, prefix: &Prefix) -> Option<IpAddr> {
-        self.0.iter().find(|address| prefix.contains(**address)).copied()
+        self.0.iter().find_map(|address| via6::address_through(prefix, *address))
     }
 }
 
@@ -53,7 +53,7 @@ impl RouteTable {
         self.mark_node(node);
     }
 
-    /// An address of a node's own inside a prefix, as it last reported it.
+    /// An address of a node's own inside a prefix, as it last reported it, and as clients address it by way of the prefix.
     pub fn own_address(&self, node: NodeId, prefix: &Prefix) -> Option<IpAddr> {
         self.routers.get(&node)?.endpoints.inside(prefix)
     }

@@ -1,7 +1,6 @@
 //! What may be asked of a tailnet, what it answers, and why it may refuse.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use wayleave_model::{
@@ -11,7 +10,7 @@ use wayleave_model::{
 use wayleave_policy::PolicyError;
 
 use crate::addresses::AddressError;
-use crate::path_checks::{NewPathCheck, TargetFault};
+use crate::path_checks::NewPathCheck;
 use crate::sites::SiteCommand;
 use crate::ssh_checks::{Shell, SshCheckKey, SshVerdict};
 
@@ -440,22 +439,22 @@ pub enum Refusal {
         reason: InvalidReason,
     },
     /// The node has no such route.
-    #[error("node {node} has no route {prefix}; it has: {has}")]
+    #[error("{node} has no route {prefix}; it has: {has}")]
     NoRoute {
-        /// Whose.
-        node: NodeId,
-        /// Which.
-        prefix: Prefix,
+        /// Whose: its name.
+        node: String,
+        /// Which, as people read it.
+        prefix: String,
         /// What it has.
         has: String,
     },
     /// The prefix can't be moved there.
-    #[error("{prefix} can't be moved to node {node}: {why}")]
+    #[error("{prefix} can't be moved to {node}: {why}")]
     NotMovable {
-        /// Which.
-        prefix: Prefix,
-        /// Where to.
-        node: NodeId,
+        /// Which, as people read it.
+        prefix: String,
+        /// Where to: its name.
+        node: String,
         /// Why not.
         why: String,
     },
@@ -529,12 +528,12 @@ pub enum Refusal {
     /// The address proves nothing about the routers of the prefix.
     #[error("{target} can't be the target of a path check of {prefix}: {fault}")]
     CheckTarget {
-        /// Which address.
-        target: IpAddr,
-        /// Of which prefix.
-        prefix: Prefix,
+        /// Which address, as people read it.
+        target: String,
+        /// Of which prefix, as people read it.
+        prefix: String,
         /// Why.
-        fault: TargetFault,
+        fault: String,
     },
     /// A check is asked for too often, or too seldom.
     #[error("a path check is run every 1s to 1h")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use wayleave_model::{Approver, NodeId, PathCheck, Prefix, Timestamp, WitnessChoice};
+use wayleave_model::{Approver, NodeId, PathCheck, Prefix, Timestamp, WitnessChoice, via6};
 use wayleave_routes::Input;
 
 use crate::command::{Outcome, Refusal};
@@ -29,20 +29,35 @@ pub struct NewPathCheck {
 }
 
 /// Why an address can't be the target of a path check: it would answer, or not, for other reasons than the prefix's routers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetFault {
     /// Exits are never elected.
-    #[error("an exit is never elected, so there is nothing to check: each client chooses its own")]
     Exit,
     /// It is not behind the routers of the prefix.
-    #[error("it is not inside the prefix")]
     Outside,
     /// The router answers for itself.
-    #[error("it is an address of node {0}, a router of the prefix, which answers for itself whatever is behind it")]
     Candidate(NodeId),
     /// Clients reach it through the routers of another prefix.
-    #[error("clients reach it through the longer route {0}")]
     LongerRoute(Prefix),
+}
+
+impl TargetFault {
+    /// What a person is told: it names nodes and sites as people know them.
+    pub fn words(self, tailnet: &Tailnet) -> String {
+        match self {
+            Self::Exit => {
+                "an exit is never elected, so there is nothing to check: each client chooses its own".to_owned()
+            }
+            Self::Outside => "it is not inside the prefix".to_owned(),
+            Self::Candidate(node) => format!(
+                "it is an address of {}, a router of the prefix, which answers for itself whatever is behind it",
+                tailnet.name_of(node)
+            ),
+            Self::LongerRoute(longer) => {
+                format!("clients reach it through the longer route {}", tailnet.sites().show(&longer))
+            }
+        }
+    }
 }
 
 impl Tailnet {
@@ -66,7 +81,10 @@ impl Tailnet {
         }
         let own = |node: &NodeId| {
             let node = self.registry.node(*node);
-            node.is_some_and(|node| node.endpoints.iter().any(|endpoint| endpoint.address.ip() == target))
+            node.is_some_and(|node| {
+                let mut own = node.endpoints.iter().map(|endpoint| endpoint.address.ip());
+                own.any(|own| via6::address_through(prefix, own) == Some(target))
+            })
         };
         if let Some(node) = self.routes.holders(prefix).find(own) {
             return Some(TargetFault::Candidate(node));
@@ -83,7 +101,8 @@ impl Tailnet {
     pub(crate) fn plan_set_path_check(&self, mut draft: Draft, check: NewPathCheck) -> Result<Plan, Refusal> {
         let NewPathCheck { prefix, target, every, witness, standby, by } = check;
         if let Some(fault) = self.target_fault(&prefix, target) {
-            return Err(Refusal::CheckTarget { target, prefix, fault });
+            let (target, prefix) = (self.sites.show_address(target), self.sites.show(&prefix));
+            return Err(Refusal::CheckTarget { target, prefix, fault: fault.words(self) });
         }
         if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&every) {
             return Err(Refusal::CheckPeriod);

@@ -99,7 +99,7 @@ impl Tailnet {
     ) -> Result<Plan, Refusal> {
         no_exit(Some(prefix))?;
         let row = self.existing_route(to, prefix)?;
-        let not = |why: String| Refusal::NotMovable { prefix, node: to, why };
+        let not = |why: String| Refusal::NotMovable { prefix: self.sites.show(&prefix), node: self.name_of(to), why };
         if let Some(gone) = self.routes.why_no_candidate(to, &prefix) {
             return Err(not(gone.to_string()));
         }
@@ -134,7 +134,7 @@ impl Tailnet {
     pub(crate) fn existing_route(&self, node: NodeId, prefix: Prefix) -> Result<&Route, Refusal> {
         self.existing(node)?;
         let row = self.routes.row_of(node, &prefix);
-        row.ok_or_else(|| Refusal::NoRoute { node, prefix, has: self.prefixes_of(node) })
+        row.ok_or_else(|| self.no_route(node, &prefix))
     }
 }
 

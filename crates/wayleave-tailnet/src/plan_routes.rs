@@ -67,7 +67,7 @@ impl Tailnet {
                 if prefix.is_exit() && !prefixes.contains(&prefix) {
                     continue;
                 }
-                return Err(Refusal::NoRoute { node, prefix, has: self.prefixes_of(node) });
+                return Err(self.no_route(node, &prefix));
             };
             changed.push(row.id);
             if row.enabled || !approval::refused_by_person(row) {
@@ -149,8 +149,9 @@ impl Tailnet {
         draft.done(Outcome::Done)
     }
 
-    pub(crate) fn prefixes_of(&self, node: NodeId) -> String {
-        let all: Vec<String> = self.routes.rows_of(node).map(|row| row.prefix.to_string()).collect();
-        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+    pub(crate) fn no_route(&self, node: NodeId, prefix: &Prefix) -> Refusal {
+        let has: Vec<String> = self.routes.rows_of(node).map(|row| self.sites.show(&row.prefix)).collect();
+        let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+        Refusal::NoRoute { node: self.name_of(node), prefix: self.sites.show(prefix), has }
     }
 }

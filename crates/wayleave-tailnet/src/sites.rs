@@ -5,7 +5,7 @@
 //! site that the policy names can neither be removed nor renamed, and a policy is read anew when sites change.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
@@ -187,6 +187,26 @@ impl Sites {
         via6::at_site(id, &part).ok_or(SitePrefixError::NotV4(part))
     }
 
+    /// An address as people read it: one that stands for itself, or that of a host at a site.
+    pub fn show_address(&self, address: IpAddr) -> String {
+        let host = Prefix::host(address);
+        let shown = self.show(&host);
+        if via6::decode(&host).is_some() { shown.replacen("/32", "", 1) } else { address.to_string() }
+    }
+
+    /// A prefix or an address as people type it, as [`Self::prefix`] does; an address is the prefix that holds it alone.
+    ///
+    /// # Errors
+    ///
+    /// It is neither, or there is no such site.
+    pub fn place(&self, text: &str) -> Result<Prefix, SitePrefixError> {
+        let (first, rest) = text.trim().split_at(text.trim().find(" via ").unwrap_or(text.trim().len()));
+        match first.trim().parse().map(Prefix::host) {
+            Ok(host) => self.prefix(&format!("{host}{rest}")),
+            Err(_) => self.prefix(text),
+        }
+    }
+
     /// What policies know of the sites.
     pub(crate) fn numbers(&self) -> BTreeMap<String, u32> {
         self.by_id.values().map(|site| (site.name.to_string(), site.id)).collect()
@@ -350,6 +370,14 @@ mod tests {
         ] {
             assert_eq!(sites.prefix(text).unwrap(), berlin, "{text}");
         }
+        let printer: Prefix = "fd7a:115c:a1e0:b1a:0:7:c0a8:109/128".parse().unwrap();
+        assert_eq!(sites.show_address(printer.network()), "192.168.1.9 via berlin (7)");
+        for text in ["192.168.1.9 via berlin", "192.168.1.9 via berlin (7)", "fd7a:115c:a1e0:b1a:0:7:c0a8:109"] {
+            assert_eq!(sites.place(text).unwrap(), printer, "{text}");
+        }
+        assert_eq!(sites.place("192.168.1.0/24 via 7").unwrap(), berlin);
+        assert_eq!(sites.place("10.0.0.9").unwrap().to_string(), "10.0.0.9/32");
+        assert_eq!(sites.show_address("10.0.0.9".parse().unwrap()), "10.0.0.9");
         let other: Prefix = "fd7a:115c:a1e0:b1a:0:9:c0a8:100/120".parse().unwrap();
         assert_eq!(sites.show(&other), "192.168.1.0/24 via 9");
         assert_eq!(sites.named("paris").unwrap().id, 1);

@@ -132,11 +132,9 @@ impl Tailnet {
 
     /// `r1, r2 and r3 do not look like one site`, a side each.
     fn sides(&self, collision: &Collision) -> String {
-        let name = |node: &NodeId| match self.registry.node(*node) {
-            Some(node) => node.given_name.to_string(),
-            None => format!("node {node}"),
+        let side = |nodes: &[(NodeId, Prefix)]| {
+            nodes.iter().map(|(node, _)| self.name_of(*node)).collect::<Vec<_>>().join("+")
         };
-        let side = |nodes: &[(NodeId, Prefix)]| nodes.iter().map(|(node, _)| name(node)).collect::<Vec<_>>().join("+");
         let sides: Vec<String> = collision.parties.iter().map(|party| side(&party.nodes)).collect();
         format!("{} do not look like one site", sides.join(", "))
     }

@@ -263,6 +263,14 @@ impl Tailnet {
         &self.registry
     }
 
+    /// What people call a node: its name, or what is left to say of one that is gone.
+    pub fn name_of(&self, node: NodeId) -> String {
+        match self.registry.node(node) {
+            Some(node) => node.given_name.to_string(),
+            None => format!("node {node}"),
+        }
+    }
+
     /// Routes, routers and primaries.
     pub const fn routes(&self) -> &RouteTable {
         &self.routes

@@ -56,6 +56,8 @@ pub struct WhatIf {
     pub after: Snapshot,
     /// The prefixes that another node, or nobody, would be primary for.
     pub moves: Vec<Moved>,
+    /// The nodes that are taken to be lost.
+    pub down: BTreeSet<NodeId>,
 }
 
 /// A prefix that would have another primary.
@@ -121,7 +123,7 @@ impl Tailnet {
             let because = to.map_or(Because::NoCandidate, |seat| seat.because.clone());
             (was != is).then_some(Moved { prefix, from: was, to: is, because })
         });
-        Ok(WhatIf { moves: moves.collect(), before: without.snapshot().clone(), after: with.snapshot().clone() })
+        Ok(WhatIf { moves: moves.collect(), before: without.snapshot().clone(), after: with.snapshot().clone(), down })
     }
 
     /// How long a better router waits at most, over all prefixes.

@@ -113,6 +113,20 @@ enum Command {
     },
 }
 
+/// The exit status for what was typed and not understood.
+const USAGE: u8 = 2;
+
+impl Command {
+    /// Whether a policy comes with it, in a file.
+    fn brings_a_policy(&self) -> bool {
+        match self {
+            Self::Policy(_) => true,
+            Self::Routes(command) => command.brings_a_policy(),
+            _ => false,
+        }
+    }
+}
+
 impl Global {
     /// The data folder: as it was said, else below the user's own.
     pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
@@ -162,6 +176,18 @@ impl Global {
         path: impl Fn(bool) -> String,
         body: impl Fn(bool) -> Option<Value>,
     ) -> anyhow::Result<Value> {
+        self.confirmed_by("--yes", client, method, path, body).await
+    }
+
+    /// The same, where another flag says yes in advance.
+    async fn confirmed_by(
+        &self,
+        flag: &str,
+        client: &Client,
+        method: Method,
+        path: impl Fn(bool) -> String,
+        body: impl Fn(bool) -> Option<Value>,
+    ) -> anyhow::Result<Value> {
         let answer = client.ask(method.clone(), &path(self.yes), body(self.yes).as_ref()).await;
         let Err(error) = answer else { return answer };
         let Some(message) = error.downcast_ref::<Refused>().filter(|refused| refused.confirm).map(ToString::to_string)
@@ -169,7 +195,7 @@ impl Global {
             return Err(error);
         };
         if !std::io::stdin().is_terminal() {
-            bail!("{message}; say --yes if that is wanted");
+            bail!("{message}; say {flag} if that is wanted");
         }
         ask(&format!("{message}.\nGo on?"))?;
         client.ask(method, &path(true), body(true).as_ref()).await
@@ -195,15 +221,19 @@ fn ask(question: &str) -> anyhow::Result<()> {
     if matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { bail!("nothing was changed") }
 }
 
+/// What was typed is not understood: a usage error, found before or by the server.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misspelt(String);
+
 /// Does what was typed. Exit status: 0 done, 1 failed, 2 not understood.
 pub async fn run(cli: Cli) -> ExitCode {
-    match dispatch(&cli).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::note(&format!("wayleave: {}", wayleave_server::words(error.as_ref())));
-            ExitCode::FAILURE
-        }
-    }
+    let Err(error) = dispatch(&cli).await else { return ExitCode::SUCCESS };
+    output::note(&format!("wayleave: {}", wayleave_server::words(error.as_ref())));
+    let misspelt =
+        error.is::<Misspelt>() || error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == 400);
+    // A policy that is wrong was understood: the file is wrong, not what was typed.
+    if misspelt && !cli.command.brings_a_policy() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
 async fn dispatch(cli: &Cli) -> anyhow::Result<()> {

@@ -36,6 +36,8 @@ pub struct Refused {
     pub message: String,
     /// It is done if it is asked for again with `force`.
     pub confirm: bool,
+    /// The status of the answer.
+    pub status: u16,
 }
 
 impl Client {
@@ -53,7 +55,7 @@ impl Client {
         if (200..300).contains(&status) {
             return Ok(value);
         }
-        Err(refusal(&bytes).into())
+        Err(refusal(status, &bytes).into())
     }
 
     /// Writes what an address holds, as it comes. It may be long: only silence of the server ends it.
@@ -65,7 +67,7 @@ impl Client {
                 let (status, body, _driver) = answer.map_err(|_| silent())??;
                 if status != 200 {
                     let bytes = body.collect().await?.to_bytes();
-                    return Err(refusal(&bytes).into());
+                    return Err(refusal(status, &bytes).into());
                 }
                 Downloading::Socket { body, _driver }
             }
@@ -73,8 +75,9 @@ impl Client {
                 let request = reqwest::Client::new().get(format!("{url}{path}")).bearer_auth(key).send();
                 let answer = tokio::time::timeout(PATIENCE, request).await.map_err(|_| silent())?;
                 let response = answer.with_context(|| format!("cannot reach the server at {url}"))?;
-                if response.status().as_u16() != 200 {
-                    return Err(refusal(&response.bytes().await?).into());
+                let status = response.status().as_u16();
+                if status != 200 {
+                    return Err(refusal(status, &response.bytes().await?).into());
                 }
                 Downloading::Network(Box::new(response))
             }
@@ -130,11 +133,11 @@ impl Drop for AbortOnDrop {
 }
 
 /// What the server says of a refusal.
-fn refusal(bytes: &[u8]) -> Refused {
+fn refusal(status: u16, bytes: &[u8]) -> Refused {
     let value: Value =
         serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()));
     let message = value["message"].as_str().or(value.as_str()).unwrap_or("the server refused").trim().to_owned();
-    Refused { message, confirm: value["confirm"] == Value::Bool(true) }
+    Refused { message, confirm: value["confirm"] == Value::Bool(true), status }
 }
 
 async fn over_socket(

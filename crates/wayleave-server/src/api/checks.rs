@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use wayleave_model::{PathCheck, WitnessChoice};
+use wayleave_model::{PathCheck, Prefix, WitnessChoice, via6};
 use wayleave_routes::PathOutcome;
 use wayleave_tailnet::{Command, NewPathCheck, Tailnet};
 
@@ -50,7 +50,11 @@ struct LedBody {
 #[derive(Debug, Serialize, ToSchema)]
 struct CheckBody {
     prefix: String,
+    /// The prefix as people read it.
+    shown: String,
     target: String,
+    /// The target as people read it.
+    target_shown: String,
     every_millis: u64,
     /// Who looks: a tag or a node; absent: the server chooses.
     witness: Option<String>,
@@ -80,7 +84,9 @@ fn body(check: &PathCheck, tailnet: &Tailnet) -> CheckBody {
     };
     CheckBody {
         prefix: prefix.to_string(),
+        shown: tailnet.sites().show(prefix),
         target: target.to_string(),
+        target_shown: tailnet.sites().show_address(*target),
         every_millis: u64::try_from(every.as_millis()).unwrap_or(u64::MAX),
         witness: witness.as_ref().map(|witness| match witness {
             WitnessChoice::Tag(tag) => tag.to_string(),
@@ -93,7 +99,7 @@ fn body(check: &PathCheck, tailnet: &Tailnet) -> CheckBody {
         }),
         set_at: set_at.to_string(),
         set_by: set_by.to_string(),
-        fault: tailnet.target_fault(prefix, *target).map(|fault| fault.to_string()),
+        fault: tailnet.target_fault(prefix, *target).map(|fault| fault.words(tailnet)),
         routers: table.holders(prefix).map(checked).collect(),
     }
 }
@@ -111,7 +117,7 @@ async fn list(State(state): State<ApiState>) -> Result<Json<Vec<CheckBody>>, Api
 struct SetCheck {
     /// Of which prefix; one that it has is replaced.
     prefix: String,
-    /// An address behind its routers that answers pings.
+    /// An address behind its routers that answers pings; for a prefix at a site, as it is known there or as clients address it.
     target: String,
     /// How often it is asked for, in milliseconds; 2000 where it is not said, 1000 to 3600000.
     every_millis: Option<u64>,
@@ -123,6 +129,21 @@ struct SetCheck {
     standby: bool,
 }
 
+/// The address that is meant: where the prefix is one at a site, a host there may be written as it is known there.
+fn target_of(state: &ApiState, prefix: &Prefix, text: &str) -> Result<IpAddr, ApiError> {
+    let none =
+        || ApiError::bad(format!("`{text}` is no address: write one such as 10.0.0.9 or 192.168.1.9 via berlin"));
+    let address = match text.parse() {
+        Ok(address) => address,
+        Err(_) if text.contains(" via ") => {
+            let host = state.place(text)?;
+            Some(host.network()).filter(|address| Prefix::host(*address) == host).ok_or_else(none)?
+        }
+        Err(_) => return Err(none()),
+    };
+    Ok(via6::address_through(prefix, address).unwrap_or(address))
+}
+
 /// Sets the path check of a prefix.
 #[utoipa::path(put, path = "/api/v2/routes/checks", tag = "routes", request_body = SetCheck,
     responses((status = 200, body = CheckBody), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
@@ -132,7 +153,7 @@ async fn set(
     Body(SetCheck { prefix: text, target, every_millis, witness, standby }): Body<SetCheck>,
 ) -> Result<Json<CheckBody>, ApiError> {
     let prefix = state.prefix(&text)?;
-    let target: IpAddr = target.parse().map_err(|_| ApiError::bad(format!("`{target}` is no address")))?;
+    let target = target_of(&state, &prefix, &target)?;
     let every = every_millis.map_or(EVERY, Duration::from_millis);
     let control = &state.app.control;
     let witness = match witness {
@@ -183,12 +204,14 @@ async fn run(State(state): State<ApiState>, Body(of): Body<Of>) -> Result<Json<R
     let control = &state.app.control;
     let known = control.read(move |tailnet| {
         let check = tailnet.path_check(&prefix)?;
-        Some(tailnet.target_fault(&prefix, check.target))
+        let fault = tailnet.target_fault(&prefix, check.target);
+        Some(fault.map(|fault| fault.words(tailnet)))
     });
     match known.await? {
         None => {
             return Err(ApiError::none(format!(
-                "{prefix} has no path check; set one with `wayleave routes check set`"
+                "{} has no path check; set one with `wayleave routes check set`",
+                state.shown(&prefix)
             )));
         }
         Some(Some(fault)) => {
@@ -197,7 +220,8 @@ async fn run(State(state): State<ApiState>, Body(of): Body<Of>) -> Result<Json<R
         Some(None) => {}
     }
     let report = probe::run_check(&state.app, prefix).await;
-    let report = report.ok_or_else(|| ApiError::new(StatusCode::CONFLICT, format!("nobody carries {prefix}")))?;
+    let report = report
+        .ok_or_else(|| ApiError::new(StatusCode::CONFLICT, format!("nobody carries {}", state.shown(&prefix))))?;
     let outcome = match report.outcome {
         Some(PathOutcome::Passed) => "passed",
         Some(PathOutcome::Missed) => "missed",

@@ -1,5 +1,7 @@
 //! Who gains and who loses, as the API tells it.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 use wayleave_model::NodeId;
@@ -46,10 +48,14 @@ struct MoveBody {
     to: NodeRef,
 }
 
-/// Who gains and who loses from one picture to another.
-pub(super) fn body(before: &Snapshot, after: &Snapshot) -> Vec<DifferenceBody> {
+/// Who gains and who loses from one picture to another. Those who are lost themselves are not spoken of.
+pub(super) fn body(before: &Snapshot, after: &Snapshot, lost: &BTreeSet<NodeId>) -> Vec<DifferenceBody> {
     let names = Names { before, after };
-    difference(before, after).into_iter().map(|found| one(found, &names)).collect()
+    let all = difference(before, after).into_iter().filter_map(|mut found| {
+        found.viewers.retain(|viewer| !lost.contains(viewer));
+        (!found.viewers.is_empty()).then(|| one(found, &names))
+    });
+    all.collect()
 }
 
 fn one(Difference { viewers, change }: Difference, names: &Names<'_>) -> DifferenceBody {

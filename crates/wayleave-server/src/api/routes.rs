@@ -56,8 +56,7 @@ pub(super) struct NodeRef {
 }
 
 pub(super) fn node_ref(tailnet: &Tailnet, id: NodeId) -> NodeRef {
-    let name = tailnet.registry().node(id).map_or_else(|| format!("node {id}"), |node| node.given_name.to_string());
-    NodeRef { id: id.get(), name }
+    NodeRef { id: id.get(), name: tailnet.name_of(id) }
 }
 
 /// The last word on whether a route is enabled.

@@ -78,6 +78,16 @@ impl ApiState {
         self.app.control.snapshot().sites.prefix(text).map_err(ApiError::bad)
     }
 
+    /// A prefix or an address as people type it, also at a site; an address is the prefix that holds it alone.
+    pub(super) fn place(&self, text: &str) -> Result<Prefix, ApiError> {
+        self.app.control.snapshot().sites.place(text).map_err(ApiError::bad)
+    }
+
+    /// A prefix as people read it.
+    pub(super) fn shown(&self, prefix: &Prefix) -> String {
+        self.app.control.snapshot().sites.show(prefix)
+    }
+
     fn site(&self, text: &str) -> Result<u32, ApiError> {
         let snapshot = self.app.control.snapshot();
         snapshot.sites.named(text).map(|site| site.id).ok_or_else(|| {
@@ -234,7 +244,7 @@ async fn remove_host(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct PrefixQuery {
-    /// `192.168.1.0/24 via berlin`, or as clients advertise it.
+    /// `192.168.1.0/24 via berlin`, or as clients advertise it; or an address, written in either way.
     prefix: String,
 }
 
@@ -245,7 +255,7 @@ async fn prefix(
     State(state): State<ApiState>,
     Asked(PrefixQuery { prefix: text }): Asked<PrefixQuery>,
 ) -> Result<Json<Via6Body>, ApiError> {
-    let prefix = state.prefix(&text)?;
+    let prefix = state.place(&text)?;
     let not_via6 =
         || ApiError::bad(format!("{prefix} is no 4via6 prefix: those are in fd7a:115c:a1e0:b1a::/64, /96 or longer"));
     let (site, part) = via6::decode(&prefix).ok_or_else(not_via6)?;
@@ -255,7 +265,7 @@ async fn prefix(
     let sites = &state.app.control.snapshot().sites;
     Ok(Json(Via6Body {
         prefix: prefix.to_string(),
-        shown: sites.show(&prefix),
+        shown: if text.contains('/') { sites.show(&prefix) } else { sites.show_address(prefix.network()) },
         site,
         site_name: sites.site(site).map(|site| site.name.to_string()),
         part: part.to_string(),

@@ -138,7 +138,7 @@ fn body(what: &WhatIf, tailnet: &Tailnet, sites: &Sites) -> WhatIfBody {
         to: moved.to.map(|node| node_ref(tailnet, node)),
         because: moved.because.to_string(),
     });
-    WhatIfBody { primaries: primaries.collect(), viewers: difference::body(&what.before, &what.after) }
+    WhatIfBody { primaries: primaries.collect(), viewers: difference::body(&what.before, &what.after, &what.down) }
 }
 
 /// A prefix that several sites use.

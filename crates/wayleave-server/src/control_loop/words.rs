@@ -10,7 +10,7 @@ pub(super) fn log_history(entry: &HistoryEntry, tailnet: &Tailnet) {
     tracing::info!(
         route.prefix = entry.prefix.map(|prefix| tailnet.sites().show(&prefix)),
         node.name = node.map(|node| node.given_name.to_string()),
-        cause = entry.event.cause(),
+        cause = Some(entry.event.cause()).filter(|cause| !cause.is_empty()),
         evidence = Some(entry.evidence_text()).filter(|text| !text.is_empty()),
         "route {}",
         entry.event
@@ -19,10 +19,7 @@ pub(super) fn log_history(entry: &HistoryEntry, tailnet: &Tailnet) {
 
 /// One line for what an operator cares about.
 pub(super) fn log(effect: &Effect, tailnet: &Tailnet) {
-    let name = |node: NodeId| match tailnet.registry().node(node) {
-        Some(node) => node.given_name.to_string(),
-        None => format!("node {node}"),
-    };
+    let name = |node: NodeId| tailnet.name_of(node);
     match effect {
         Effect::PrimaryChanged(change) => tracing::info!(
             route.prefix = %tailnet.sites().show(&change.prefix),
@@ -41,10 +38,15 @@ pub(super) fn log(effect: &Effect, tailnet: &Tailnet) {
         ),
         Effect::FellBack { prefix, group, fallen_back } => {
             let via = group.as_ref().map(|group| group.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+            let prefix = tailnet.sites().show(prefix);
             if *fallen_back {
-                tracing::warn!(route.prefix = %prefix, via, "every router is down: those who have a wider prefix to use do without this one");
+                tracing::warn!(
+                    route.prefix = prefix,
+                    via,
+                    "every router is down: those who have a wider prefix to use do without this one"
+                );
             } else {
-                tracing::info!(route.prefix = %prefix, via, "a router is steady: the prefix is back");
+                tracing::info!(route.prefix = prefix, via, "a router is steady: the prefix is back");
             }
         }
         Effect::KeyExpires { node, at } => tracing::warn!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
+use wayleave_model::duration::words;
 
 use super::{Global, done, duration};
 use crate::client::Client;
@@ -73,9 +74,11 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
 
 fn columns() -> [Column; 7] {
     [
-        Column::text("PREFIX", "prefix"),
-        Column::text("TARGET", "target"),
-        Column::with("EVERY", |check: &Value| format!("{} ms", check["every_millis"])),
+        Column::text("PREFIX", "shown"),
+        Column::text("TARGET", "target_shown"),
+        Column::with("EVERY", |check: &Value| {
+            words(Duration::from_millis(check["every_millis"].as_u64().unwrap_or_default()))
+        }),
         Column::text("WITNESS", "witness"),
         Column::with("STANDBY", |check: &Value| match (&check["standby"], &check["led"]) {
             (Value::Bool(true), Value::Null) => "yes".to_owned(),

@@ -5,12 +5,12 @@ mod person;
 
 use std::io::Write;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{ArgGroup, Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::{Global, checks, what_if};
+use super::{Global, Misspelt, checks, what_if};
 use crate::client::{Client, query};
 use crate::output::{self, Column, Format};
 
@@ -102,6 +102,13 @@ pub struct Approve {
     prefixes: Vec<String>,
 }
 
+impl Command {
+    /// Whether a policy comes with it, in a file.
+    pub const fn brings_a_policy(&self) -> bool {
+        matches!(self, Self::WhatIf(case) if case.policy.is_some())
+    }
+}
+
 pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow::Result<()> {
     match command {
         Command::List { node, prefix, state } => {
@@ -173,8 +180,9 @@ fn time(text: &str) -> anyhow::Result<String> {
     if text.parse::<jiff::Timestamp>().is_ok() {
         return Ok(text.to_owned());
     }
-    let before = super::duration(text)
-        .with_context(|| format!("`{text}`: say a duration, such as 2h, or a time, such as 2026-11-22T10:00:00Z"))?;
+    let before = super::duration(text).map_err(|_| {
+        Misspelt(format!("`{text}` is neither a duration, such as 2h, nor a time, such as 2026-11-22T10:00:00Z"))
+    })?;
     let at = jiff::Timestamp::now().checked_sub(jiff::SignedDuration::try_from(before)?)?;
     Ok(at.to_string())
 }

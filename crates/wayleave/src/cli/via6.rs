@@ -1,12 +1,11 @@
 //! `wayleave via6`.
 
-use anyhow::Context;
 use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
-use wayleave_model::{Prefix, via6};
+use wayleave_model::{Prefix, PrefixError, via6};
 
-use super::{Global, done};
+use super::{Global, Misspelt, done};
 use crate::client::{escape, query};
 use crate::output::{self, Column};
 
@@ -20,7 +19,7 @@ pub enum Command {
         /// An IPv4 prefix, such as 192.168.1.0/24.
         prefix: String,
     },
-    /// Print what a 4via6 prefix stands for. Needs no server; if one answers, the site is named.
+    /// Print what a 4via6 prefix or address stands for. Needs no server; if one answers, the site is named.
     Decode {
         /// Such as fd7a:115c:a1e0:b1a:0:7:c0a8:100/120.
         prefix: String,
@@ -94,7 +93,7 @@ pub async fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
 
 async fn encode(global: &Global, site: &str, prefix: &str) -> anyhow::Result<()> {
     let answer = match site.parse::<u16>() {
-        Ok(number) => local(number.into(), prefix)?,
+        Ok(number) => local(number.into(), prefix, false)?,
         Err(_) => {
             let text = format!("{prefix} via {site}");
             let path = format!("/api/v2/via6/prefix{}", query(&[("prefix", Some(&text))]));
@@ -105,16 +104,16 @@ async fn encode(global: &Global, site: &str, prefix: &str) -> anyhow::Result<()>
 }
 
 /// What a server answers, without one: it has no names.
-fn local(site: u32, prefix: &str) -> anyhow::Result<Value> {
-    let part: Prefix = prefix.parse()?;
+fn local(site: u32, prefix: &str, is_address: bool) -> anyhow::Result<Value> {
+    let part: Prefix = prefix.parse().map_err(|error: PrefixError| Misspelt(error.to_string()))?;
     let encoded = via6::at_site(site, &part)
-        .with_context(|| format!("{prefix} is not IPv4: what is reached through a 4via6 site is"))?;
+        .ok_or_else(|| Misspelt(format!("{prefix} is not IPv4: what is reached through a 4via6 site is")))?;
     if let Some(reason) = encoded.invalid() {
-        anyhow::bail!("{prefix} via {site} can't be used: it {reason}");
+        anyhow::bail!(Misspelt(format!("{prefix} via {site} can't be used: it {reason}")));
     }
     Ok(json!({
         "prefix": encoded.to_string(),
-        "shown": format!("{part} via {site}"),
+        "shown": if is_address { format!("{} via {site}", part.network()) } else { format!("{part} via {site}") },
         "site": site,
         "site_name": null,
         "part": part.to_string(),
@@ -122,9 +121,11 @@ fn local(site: u32, prefix: &str) -> anyhow::Result<Value> {
 }
 
 async fn decode(global: &Global, prefix: &str) -> anyhow::Result<()> {
-    let parsed: Prefix = prefix.parse()?;
-    let (site, part) = via6::decode(&parsed)
-        .with_context(|| format!("{prefix} is no 4via6 prefix: those are in fd7a:115c:a1e0:b1a::/64, /96 or longer"))?;
+    let address = prefix.parse().map(Prefix::host);
+    let parsed = address.or_else(|_| prefix.parse()).map_err(|error: PrefixError| Misspelt(error.to_string()))?;
+    let (site, part) = via6::decode(&parsed).ok_or_else(|| {
+        Misspelt(format!("{prefix} is no 4via6 prefix: those are in fd7a:115c:a1e0:b1a::/64, /96 or longer"))
+    })?;
     let path = format!("/api/v2/via6/prefix{}", query(&[("prefix", Some(prefix))]));
     let named = match global.client() {
         Ok(client) => client.ask(Method::GET, &path, None).await.ok(),
@@ -132,7 +133,7 @@ async fn decode(global: &Global, prefix: &str) -> anyhow::Result<()> {
     };
     let answer = match named {
         Some(answer) => answer,
-        None => local(site, &part.to_string())?,
+        None => local(site, &part.to_string(), !prefix.contains('/'))?,
     };
     done(global, &answer, answer["shown"].as_str().unwrap_or_default())
 }

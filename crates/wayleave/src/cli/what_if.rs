@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::Global;
+use super::{Global, Misspelt};
 use crate::client::Client;
 use crate::output::{self, Column, Format, line, show};
 
@@ -29,14 +29,14 @@ pub struct Case {
     priority: Vec<String>,
     /// The policy in this file is in force.
     #[arg(long, value_name = "FILE")]
-    policy: Option<PathBuf>,
+    pub policy: Option<PathBuf>,
 }
 
 /// A node and a prefix: the node's name has no colon, the prefix may have.
 fn of(text: &str) -> anyhow::Result<Value> {
     match text.split_once(':') {
         Some((node, prefix)) if !node.is_empty() => Ok(json!({ "node": node, "prefix": prefix })),
-        _ => bail!("`{text}`: write a node, a colon and a prefix, such as r1:10.0.0.0/8"),
+        _ => bail!(Misspelt(format!("`{text}`: write a node, a colon and a prefix, such as r1:10.0.0.0/8"))),
     }
 }
 
@@ -44,7 +44,9 @@ fn preferred(text: &str) -> anyhow::Result<Value> {
     let parts =
         text.rsplit_once('=').and_then(|(route, priority)| Some((of(route).ok()?, priority.parse::<i32>().ok()?)));
     let Some((mut route, priority)) = parts else {
-        bail!("`{text}`: write a node, a colon, a prefix, `=` and a whole number, such as r1:10.0.0.0/8=10");
+        bail!(Misspelt(format!(
+            "`{text}`: write a node, a colon, a prefix, `=` and a whole number, such as r1:10.0.0.0/8=10"
+        )));
     };
     route["priority"] = priority.into();
     Ok(route)

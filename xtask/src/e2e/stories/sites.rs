@@ -1,8 +1,12 @@
 //! Sites that use the same IPv4 prefix.
 
+use std::time::{Duration, Instant};
+
 use anyhow::ensure;
+use serde_json::json;
 
 use crate::e2e::rig::{Rig, SOON, wait_for};
+use crate::say;
 
 /// What both sites use.
 const BOTH: &str = "192.168.1.0/24";
@@ -49,7 +53,39 @@ pub fn two_sites(rig: &mut Rig) -> anyhow::Result<()> {
             wait_for(&format!("{name} answers"), SOON, || asked_from(rig, &name, from))?;
         }
     }
-    // Of two routers with the same 4via6 prefix one is elected, and the other takes over.
+    // Of two routers with the same 4via6 prefix one is elected, and the other takes over: when its LAN interface is gone,
+    let route = |rig: &Rig, router: &str| rig.json(&["routes", "list", "--node", router, "--prefix", &berlin]);
+    for router in ["r1", "r3"] {
+        wait_for("its own address at the site is known", SOON, || Ok(route(rig, router)?[0]["had_endpoint"] == true))?;
+    }
+    let died = Instant::now();
+    rig.net.inside("r1", &["ip", "link", "set", "eth1", "down"])?;
+    rig.wait_routed("c", &berlin, Some("r3"))?;
+    let took = died.elapsed();
+    say(&format!("        LAN interface at a site down to the other router at a client: {} ms", took.as_millis()));
+    ensure!(took < Duration::from_secs(2), "{took:?}; under 2 s is promised");
+    wait_for("the other router of Berlin serves", SOON, || asked_from(rig, "printer.berlin", "hello 192.168.1.3\n"))?;
+    rig.net.inside("r1", &["ip", "link", "set", "eth1", "up"])?;
+    wait_for("it is well again", SOON, || Ok(route(rig, "r1")?[0]["convictions"] == json!([])))?;
+
+    // when its LAN's carrier is lost, which only a path check tells, for a host that is written as it is known there,
+    rig.wayleave(&["routes", "check", "set", &format!("{BOTH} via berlin"), "--target", HOST])?;
+    wait_for("the check passes", SOON, || {
+        let checks = rig.json(&["routes", "check", "list"])?;
+        ensure!(checks[0]["target_shown"] == "192.168.1.100 via berlin (7)", "{checks}");
+        let mut routers = checks[0]["routers"].as_array().into_iter().flatten();
+        Ok(routers.any(|router| router["primary"] == true && router["passed"] == true && router["misses"] == 0))
+    })?;
+    let died = Instant::now();
+    rig.net.inside("berlin", &["ip", "link", "set", "h3", "down"])?;
+    rig.wait_routed("c", &berlin, Some("r1"))?;
+    let took = died.elapsed();
+    say(&format!("        LAN carrier at a site lost to the other router at a client: {} ms", took.as_millis()));
+    ensure!(took < Duration::from_secs(8), "{took:?}; under 8 s is promised");
+    wait_for("the first router of Berlin serves", SOON, || asked_from(rig, "printer.berlin", "hello 192.168.1.1\n"))?;
+    rig.net.inside("berlin", &["ip", "link", "set", "h3", "up"])?;
+
+    // and when it dies.
     rig.signal("r1", "KILL")?;
     rig.wait_routed("c", &berlin, Some("r3"))?;
     wait_for("the other router of Berlin serves", SOON, || asked_from(rig, "printer.berlin", "hello 192.168.1.3\n"))?;

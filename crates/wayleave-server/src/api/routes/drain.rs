@@ -121,7 +121,7 @@ async fn answer(
         DrainBody {
             node: node_ref(tailnet, id),
             drained: tailnet.registry().node(id).is_some_and(|node| node.drained),
-            moved: before.difference(&after).map(Prefix::to_string).collect(),
+            moved: before.difference(&after).map(|prefix| tailnet.sites().show(prefix)).collect(),
             viewers,
             took_ms,
         }
@@ -146,7 +146,7 @@ fn refuse_if_alone(tailnet: &Tailnet, node: NodeId, wait: bool, now: Timestamp) 
             continue;
         }
         if table.frozen(&prefix, now).is_some() {
-            frozen.insert(prefix.to_string());
+            frozen.insert(tailnet.sites().show(&prefix));
         }
         for (group, seat) in
             table.seats_of(&prefix).filter(|(_, seat)| seat.node == node || seat.carriers.contains(&node))
@@ -154,7 +154,7 @@ fn refuse_if_alone(tailnet: &Tailnet, node: NodeId, wait: bool, now: Timestamp) 
             let others = table.explain(&prefix, group, now).standings;
             let mut can = others.iter().filter(|other| other.node != node);
             if !can.any(|other| matches!(other.rank, Some(Rank::Steady | Rank::Flapping))) {
-                alone.insert(prefix.to_string());
+                alone.insert(tailnet.sites().show(&prefix));
             }
             debug_assert!(table.seat_in(&prefix, group) == Some(seat));
         }

@@ -1,7 +1,5 @@
 //! Why a prefix is where it is, for everybody and for one viewer.
 
-use std::net::IpAddr;
-
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -87,6 +85,8 @@ struct ViewerBody {
 pub(super) struct ExplainBody {
     /// The prefix that is explained: of several that hold an address the narrowest that anybody carries.
     prefix: String,
+    /// The prefix as people read it.
+    shown: String,
     /// Wider prefixes that somebody has a route for.
     wider: Vec<String>,
     when_down: &'static str,
@@ -111,10 +111,7 @@ pub(super) async fn explain(
     State(state): State<ApiState>,
     Asked(Question { what, from }): Asked<Question>,
 ) -> Result<Json<ExplainBody>, ApiError> {
-    let asked = match what.parse::<IpAddr>() {
-        Ok(address) => Prefix::host(address),
-        Err(_) => state.prefix(&what)?,
-    };
+    let asked = state.place(&what)?;
     let control = &state.app.control;
     let now = control.clock().now();
     let snapshot = control.snapshot();
@@ -152,6 +149,7 @@ fn answer(
     let elections = std::iter::once(whole.clone()).chain(of_groups);
     Ok(ExplainBody {
         prefix: prefix.to_string(),
+        shown: tailnet.sites().show(&prefix),
         wider: holding.iter().filter(|wide| **wide != prefix && wide.covers(&prefix)).map(Prefix::to_string).collect(),
         when_down: whole.settings.when_down.word(),
         on_withdraw: whole.settings.on_withdraw.word(),

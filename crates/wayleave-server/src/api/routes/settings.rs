@@ -15,6 +15,8 @@ use super::super::{ApiState, Caller};
 pub(super) struct SettingsBody {
     /// Absent: the default.
     prefix: Option<String>,
+    /// The prefix as people read it.
+    shown: Option<String>,
     /// What holds: `keep` or `fall_back`.
     when_down: &'static str,
     /// What holds: `disable` or `keep`.
@@ -49,6 +51,7 @@ fn body(tailnet: &Tailnet, prefix: Option<&Prefix>) -> SettingsBody {
     ];
     SettingsBody {
         prefix: prefix.map(Prefix::to_string),
+        shown: prefix.map(|prefix| tailnet.sites().show(prefix)),
         when_down: when_down.word(),
         on_withdraw: on_withdraw.word(),
         spread: spread.word(),
@@ -95,7 +98,7 @@ fn change<T: std::str::FromStr<Err: std::fmt::Display>>(
         Some("default") => Ok(Change::Reset),
         Some(text) => match text.parse() {
             Ok(value) => Ok(Change::Set(value)),
-            Err(error) => Err(ApiError::bad(format!("{name}: {error}, default"))),
+            Err(error) => Err(ApiError::bad(format!("{name}: {error}, or `default`"))),
         },
     }
 }

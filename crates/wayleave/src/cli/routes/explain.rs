@@ -11,7 +11,7 @@ use crate::output::{self, Column, Format, show};
 /// What to explain.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// An address, or a prefix.
+    /// An address, or a prefix; at a site: 192.168.1.9 via berlin.
     what: String,
     /// For this client: id, name or address.
     #[arg(long, value_name = "N")]
@@ -44,8 +44,9 @@ fn title(election: &Value) -> String {
 /// The answer in sentences, the most important first.
 fn lines(what: &str, answer: &Value) -> Vec<String> {
     let mut lines = Vec::new();
-    let prefix = show(&answer["prefix"]);
-    let of = if what == prefix { prefix.clone() } else { format!("{what} is in {prefix}") };
+    let prefix = show(&answer["shown"]);
+    let itself = what == prefix || what == show(&answer["prefix"]);
+    let of = if itself { prefix.clone() } else { format!("{what} is in {prefix}") };
     if let Some(viewer) = answer["viewer"].as_object() {
         let (name, because) = (show(&viewer["node"]), show(&viewer["because"]));
         let via = show(&viewer["via"]);

@@ -140,7 +140,7 @@ fn settings_columns() -> [Column; 6] {
         }
     };
     [
-        Column::with("PREFIX", |row| row["prefix"].as_str().unwrap_or("default").to_owned()),
+        Column::with("PREFIX", |row| row["shown"].as_str().unwrap_or("default").to_owned()),
         Column::with("WHEN DOWN", own("when_down")),
         Column::with("ON WITHDRAW", own("on_withdraw")),
         Column::with("SPREAD", own("spread")),
@@ -183,7 +183,7 @@ pub async fn drain(global: &Global, client: &Client, ask: &Drain) -> anyhow::Res
         Some(json!({ "node": node, "wait": wait, "timeout": timeout, "force": force }))
     };
     let path = |_| "/api/v2/routes/drain".to_owned();
-    let drained = global.confirmed(client, Method::POST, path, body).await?;
+    let drained = global.confirmed_by("--force", client, Method::POST, path, body).await?;
     let moved = show(&drained["moved"]);
     let moved = if moved == "-" { String::new() } else { format!("; others carry {moved}") };
     let told = match (&drained["viewers"], &drained["took_ms"]) {

@@ -145,7 +145,7 @@ fn one(name: &str, story: stories::Story, rig: impl FnOnce() -> anyhow::Result<r
 /// Whether a test asserts how long something takes, so that others beside it would disturb it.
 fn is_measured(name: &str) -> bool {
     const MEASURED: &[&str] =
-        &["the_first_map_", "a_dead_router_", "a_planned_move_", "s2_", "s10_", "s12_", "s14_", "s15_"];
+        &["the_first_map_", "a_dead_router_", "a_planned_move_", "s2_", "s10_", "s12_", "s14_", "s15_", "two_sites_"];
     MEASURED.iter().any(|start| name.starts_with(start))
 }
 

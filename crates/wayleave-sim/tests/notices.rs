@@ -329,6 +329,9 @@ async fn what_would_be_is_said_and_is_not() {
     let viewers = what["viewers"].as_array().unwrap();
     let of_c = viewers.iter().find(|found| found["who"] == "c").unwrap();
     assert_eq!(of_c["moves"][0]["text"], "10.1.0.0/16 through r2 instead of r1");
+    let (_, what) = api.ask(Method::POST, "/api/v2/routes/what-if", json!({ "down": ["r1", "r2"] })).await;
+    let who: Vec<&Value> = what["viewers"].as_array().unwrap().iter().map(|found| &found["who"]).collect();
+    assert_eq!(who, ["c"], "who is lost itself is not spoken of: {what}");
     let (_, routes) = api.ask(Method::GET, "/api/v2/routes?state=primary", Value::Null).await;
     assert_eq!(routes[0]["node"]["name"], "r1", "nothing changed");
     let policy = json!({ "policy": "{ \"acls\": [] }" });

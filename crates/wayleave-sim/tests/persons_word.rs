@@ -103,7 +103,7 @@ async fn settings_are_one_for_all_and_one_for_each_prefix_and_survive_a_restart(
     assert_eq!(own["when_down"], "fall_back", "from the default");
     assert_eq!(own["failback_after"], "90s");
     assert!(own["notes"][0].as_str().unwrap().contains("masquerade"), "{own}");
-    let words = "`sideways` is not among single, region, balance, default";
+    let words = "`sideways` is not among single, region, balance, or `default`";
     site.refused("settings", json!({ "spread": "sideways" }), StatusCode::BAD_REQUEST, words).await;
     site.refused(
         "settings",

@@ -119,11 +119,7 @@ const USAGE: u8 = 2;
 impl Command {
     /// Whether a policy comes with it, in a file.
     fn brings_a_policy(&self) -> bool {
-        match self {
-            Self::Policy(_) => true,
-            Self::Routes(command) => command.brings_a_policy(),
-            _ => false,
-        }
+        matches!(self, Self::Policy(_)) || matches!(self, Self::Routes(command) if command.brings_a_policy())
     }
 }
 

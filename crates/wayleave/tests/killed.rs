@@ -3,46 +3,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+mod program;
 mod small;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use small::{NOISE_KEY, SMALL};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection, SqliteConnection};
+use program::{import, run, serve};
 
 /// So often it is killed.
 const KILLS: u32 = 8;
 /// So many people work at once. Each has prefixes and users of its own, so that what it was told last is what must be there.
 const PEOPLE: u8 = 3;
-
-fn wayleave(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wayleave"));
-    command.current_dir(folder).env_clear().env("TMPDIR", std::env::temp_dir());
-    command
-}
-
-fn run(folder: &Path, words: &[&str]) -> Output {
-    wayleave(folder).args(words).args(["--data-dir", "data"]).output().unwrap()
-}
-
-fn serve(folder: &Path) -> Child {
-    let mut command = wayleave(folder);
-    command.args(["serve", "--data-dir", "data", "--set", "listen=127.0.0.1:0"]);
-    let mut server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let began = Instant::now();
-    while !run(folder, &["users", "list"]).status.success() {
-        assert!(began.elapsed() < Duration::from_secs(20), "it does not start: {:?}", server.try_wait());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    server
-}
 
 fn list(folder: &Path, what: &str) -> Vec<serde_json::Value> {
     let said = run(folder, &[what, "list", "--output", "json"]);
@@ -93,14 +69,7 @@ fn work(folder: &Path, person: u8, round: u32, stop: &AtomicBool, told: &mut Tol
 async fn what_was_acknowledged_survives_kill_9() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    std::fs::write(folder.join("noise.key"), NOISE_KEY).unwrap();
-    let options = SqliteConnectOptions::new().filename(folder.join("db.sqlite")).create_if_missing(true);
-    let mut source = SqliteConnection::connect_with(&options.foreign_keys(false)).await.unwrap();
-    sqlx::raw_sql(SMALL).execute(&mut source).await.unwrap();
-    source.close().await.unwrap();
-    let said = run(folder, &["import", "headscale", "db.sqlite", "--noise-key", "noise.key", "--policy", "allow-all"]);
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-
+    import(folder).await;
     let all: Vec<Mutex<Told>> = (0..PEOPLE).map(|_| Mutex::default()).collect();
     let mut acknowledged = 0;
     for round in 0..KILLS {

@@ -63,6 +63,18 @@ impl Story {
 }
 
 #[test]
+fn a_routers_own_address_is_inside_the_prefix_of_its_site() {
+    let at =
+        |address: &str| Endpoint { address: format!("{address}:41641").parse().unwrap(), kind: EndpointKind::Local };
+    let own = Endpoints::reported(&[at("192.0.2.1"), at("192.168.1.1")]);
+    let inside = |prefix: &str| own.inside(&prefix.parse().unwrap()).map(|address| address.to_string());
+    assert_eq!(inside("192.168.1.0/24").as_deref(), Some("192.168.1.1"));
+    let as_clients_see_it = "fd7a:115c:a1e0:b1a:0:7:c0a8:101";
+    assert_eq!(inside("fd7a:115c:a1e0:b1a:0:7:c0a8:100/120").as_deref(), Some(as_clients_see_it));
+    assert_eq!(inside("fd7a:115c:a1e0:b1a:0:7:c0a8:200/120"), None);
+}
+
+#[test]
 fn a_router_that_lost_its_address_inside_the_prefix_is_replaced_at_once_and_stands_by_until_it_is_back() {
     let mut story = Story::with_routers(2);
     story.reports(1, &["10.1.0.1", "192.0.2.1"]);

@@ -13,6 +13,7 @@ mod apikeys;
 mod checks;
 mod devices;
 mod difference;
+mod doctor;
 mod error;
 mod keys;
 mod logins;
@@ -82,6 +83,7 @@ struct Document;
 fn endpoints(state: ApiState) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(server::router())
+        .merge(doctor::router())
         .merge(whole::router())
         .merge(users::router())
         .merge(keys::router())

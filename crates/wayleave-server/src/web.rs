@@ -25,6 +25,9 @@ use crate::{machine, relay};
 /// The token by which control connections are upgraded (protocol.md 1.2).
 const CONTROL: &str = "tailscale-control-protocol";
 
+/// What it means that the database takes nothing.
+pub(crate) const STORE_FAILS: &str = "the database does not take what is written to it: nothing can be changed, and a restart would forget the latest moves";
+
 /// How long whoever asks how the server is waits for the control loop: longer than it takes while 10,000 clients
 /// reconnect at once (1.1 s at most), and less than Prometheus waits (10 s).
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
@@ -86,9 +89,7 @@ fn problems(now: &Result<Now, CommandError>, policy_fault: Option<String>, store
     let mut problems: Vec<String> = now.as_ref().err().map(CommandError::to_string).into_iter().collect();
     problems.extend(policy_fault);
     if store_fails {
-        let text = "the database does not take what is written to it: nothing can be changed, and a restart would forget the latest moves \
-                    (the log says why; is the disk full?)";
-        problems.push(text.to_owned());
+        problems.push(format!("{STORE_FAILS} (the log says why; is the disk full?)"));
     }
     match now.as_ref().map_or(0, |now| now.prefixes_down) {
         0 => {}

@@ -97,6 +97,15 @@ async fn health_becomes(address: SocketAddr, expected: u16) -> Value {
     panic!("it is {said:?} and never {expected}");
 }
 
+/// What is wrong, as the doctor tells it over the socket.
+async fn doctor(server: &TestServer) -> Vec<(String, String, String)> {
+    let socket = reqwest::Client::builder().unix_socket(server.options().socket.clone().unwrap()).build().unwrap();
+    let all: Value = socket.get("http://local/api/v2/doctor").send().await.unwrap().json().await.unwrap();
+    let text = |found: &Value, field: &str| found[field].as_str().unwrap().to_owned();
+    let one = |found: &Value| (text(found, "severity"), text(found, "about"), text(found, "what"));
+    all.as_array().unwrap().iter().map(one).collect()
+}
+
 #[tokio::test]
 async fn health_is_ill_while_the_database_takes_nothing_and_well_again_without_anybody_writing() {
     let server = TestServer::start().await.unwrap();
@@ -108,12 +117,18 @@ async fn health_is_ill_while_the_database_takes_nothing_and_well_again_without_a
     assert_eq!(refused, "nothing was changed");
     let said = health_becomes(server.address(), 503).await;
     assert!(said["status"].as_str().unwrap().starts_with("the database does not take what is written"), "{said}");
+    let found = doctor(&server).await;
+    assert!(
+        matches!(&found[..], [(word, _, what)] if word == "error" && what.starts_with("the database does not take")),
+        "{found:?}"
+    );
     // Longer than a try takes: it is tried again, and fails again.
     tokio::time::sleep(Duration::from_secs(5)).await;
     health_becomes(server.address(), 503).await;
     sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
     assert_eq!(health_becomes(server.address(), 200).await["status"], "ok");
     server.user("anna").await.expect("it takes them again");
+    assert_eq!(doctor(&server).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,6 +140,8 @@ async fn health_and_metrics_answer_while_the_control_loop_does_not() {
     let said = health_becomes(server.address(), 503).await;
     let words = "the control loop has not answered for 3 s, and ";
     assert!(said["status"].as_str().unwrap().starts_with(words), "{said}");
+    let found = doctor(&server).await;
+    assert!(matches!(&found[..], [(word, _, what)] if word == "error" && what.starts_with(words)), "{found:?}");
     let socket = reqwest::Client::builder().unix_socket(server.options().socket.clone().unwrap()).build().unwrap();
     let text = socket.get("http://local/metrics").send().await.unwrap().text().await.unwrap();
     let line = |begin: &str| text.lines().find(|line| line.starts_with(begin)).map(str::to_owned);

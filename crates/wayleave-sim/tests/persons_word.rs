@@ -216,4 +216,13 @@ async fn what_a_router_reports_of_itself_is_shown_beside_its_routes() {
     assert_eq!(status, StatusCode::OK);
     assert_eq!(site.get("?node=r1").await[0]["warnings"], json!(["IP forwarding is off"]));
     assert_eq!(site.get("?node=r2").await[0]["warnings"], json!([]));
+    let socket = site.server.options().socket.clone().unwrap();
+    let socket = reqwest::Client::builder().unix_socket(socket).build().unwrap();
+    let found: Value = socket.get("http://local/api/v2/doctor").send().await.unwrap().json().await.unwrap();
+    let words = "it says of itself: IP forwarding is off; its routes may carry nothing";
+    assert_eq!(
+        (&found[0]["severity"], &found[0]["about"], &found[0]["what"]),
+        (&json!("error"), &json!("r1"), &json!(words))
+    );
+    assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
 }

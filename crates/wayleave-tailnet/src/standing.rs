@@ -131,7 +131,7 @@ impl Tailnet {
     }
 
     /// `r1, r2 and r3 do not look like one site`, a side each.
-    fn sides(&self, collision: &Collision) -> String {
+    pub(crate) fn sides(&self, collision: &Collision) -> String {
         let side = |nodes: &[(NodeId, Prefix)]| {
             nodes.iter().map(|(node, _)| self.name_of(*node)).collect::<Vec<_>>().join("+")
         };
@@ -142,7 +142,12 @@ impl Tailnet {
 
 /// Whether a candidate carries, or could carry, a prefix.
 const fn serves(candidate: &Candidate) -> bool {
-    !matches!(candidate.rank, Rank::Suspect(_) | Rank::Down(_))
+    can_serve(candidate.rank)
+}
+
+/// Whether one of this rank carries a prefix where nobody is better.
+pub(crate) const fn can_serve(rank: Rank) -> bool {
+    !matches!(rank, Rank::Suspect(_) | Rank::Down(_))
 }
 
 fn word(rank: Rank) -> String {

@@ -2,6 +2,7 @@
 
 mod apikeys;
 mod checks;
+mod doctor;
 mod import;
 mod keys;
 mod nodes;
@@ -93,6 +94,8 @@ enum Command {
     /// Shells that wait for a person.
     #[command(subcommand)]
     Ssh(ssh::Command),
+    /// Say what is wrong, or will be, and what to do about it. Ends with 1 where something does not work.
+    Doctor,
     /// Keys for the admin API.
     #[command(subcommand)]
     Apikeys(apikeys::Command),
@@ -249,6 +252,7 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Nodes(command) => nodes::run(global, &global.client()?, command).await,
         Command::Routes(command) => routes::run(global, &global.client()?, command).await,
         Command::Webhooks(command) => webhooks::run(global, &global.client()?, command).await,
+        Command::Doctor => doctor::run(global, &global.client()?).await,
         Command::Ssh(command) => ssh::run(global, &global.client()?, command).await,
         Command::Export(export) => whole::export(global, &global.client()?, export).await,
         Command::Backup(backup) => whole::backup(global, &global.client()?, backup).await,
@@ -324,6 +328,7 @@ mod tests {
             "routes check run 10.0.0.0/8",
             "routes check remove 10.0.0.0/8",
             "apikeys create --expires 90d",
+            "doctor --output json",
             "config show",
             "import headscale /var/lib/headscale/db.sqlite --check --noise-key K --policy database --output json",
             "import headscale postgres://headscale@db/headscale --deny-all --data-dir D",

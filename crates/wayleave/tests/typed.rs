@@ -32,6 +32,8 @@ async fn what_is_not_understood_ends_with_2_and_what_is_refused_with_1() {
         ("routes what-if --policy bad.hujson", 1, "line 1"),
         ("routes approve --node router 127.0.0.0/8", 1, "can't be enabled"),
         ("routes move 10.99.0.0/16 --to router", 1, "router has no route 10.99.0.0/16"),
+        ("routes approve --node router 10.99.0.0/16", 0, "pre-approved"),
+        ("doctor", 0, "redundancy: only one router each: 10.1.0.0/24"),
         ("policy set bad.hujson", 1, "line 1"),
         ("webhooks add http://192.0.2.1/ --events nothing", 2, "is nothing that a webhook is told of"),
         ("via6 encode 7 10.0.0.0", 2, "is not a prefix"),

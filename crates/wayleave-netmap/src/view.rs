@@ -61,14 +61,29 @@ pub(crate) fn told_as_seen(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeVi
 /// prefix elsewhere, nor does one that shares it.
 fn subnets(snapshot: &Snapshot, viewer: &NodeView, peer: &NodeView) -> impl Iterator<Item = Prefix> {
     let own = peer.approved.iter().copied().filter(|prefix| !prefix.is_exit() && !viewer.primary.contains(prefix));
-    own.filter(|prefix| match peer.choices.get(prefix) {
-        Some(choices) => chosen(snapshot, viewer, prefix, choices).is_some_and(|choice| choice.node == peer.node.id),
+    own.filter(|prefix| leads(snapshot, viewer, prefix, peer))
+}
+
+/// Whether it is this router that a viewer comes to a prefix through.
+fn leads(snapshot: &Snapshot, viewer: &NodeView, prefix: &Prefix, router: &NodeView) -> bool {
+    match router.choices.get(prefix) {
+        Some(choices) => chosen(snapshot, viewer, prefix, choices).is_some_and(|choice| choice.node == router.node.id),
         None => match way(snapshot, viewer, prefix) {
-            Way::Tailnet => peer.primary.contains(prefix),
-            Way::Group(group) => peer.steered.get(&group).is_some_and(|carried| carried.contains(prefix)),
+            Way::Tailnet => router.primary.contains(prefix),
+            Way::Group(group) => router.steered.get(&group).is_some_and(|carried| carried.contains(prefix)),
             Way::Nowhere => false,
         },
-    })
+    }
+}
+
+/// Whether a viewer reaches a prefix that is no exit, and goes through this router: what [`told`] says of it, of one prefix only.
+pub fn goes_through(snapshot: &Snapshot, viewer: &NodeView, prefix: &Prefix, router: &NodeView) -> bool {
+    viewer.node.id != router.node.id
+        && !viewer.expired
+        && snapshot.policy.sees(viewer.node.id, router.node.id)
+        && router.approved.contains(prefix)
+        && !viewer.primary.contains(prefix)
+        && leads(snapshot, viewer, prefix, router)
 }
 
 /// The hosts that are lent to a viewer at a peer, so that it looks behind it. The peer is primary for none of them.

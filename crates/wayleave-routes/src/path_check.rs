@@ -8,6 +8,9 @@
 //! the prefix, the witness is asked for that address too, through the same router: if it answers, the router's leg is alive, and the miss
 //! is the target's ([`PathOutcome::Spared`]).
 //!
+//! Whoever carries the prefix is checked: the primary, those of groups, those that viewers are spread over. Where two of them miss at the same
+//! time it may be the target's fault, so neither of them is what the other could be replaced by until it has passed again.
+//!
 //! Through a router that stands by, the target alone is asked for. Misses of it are its own only if the target answered through the primary all
 //! the while, before the first and after the last of them; else they say no more than that it would do no better.
 
@@ -35,8 +38,8 @@ pub enum PathOutcome {
 /// As what a router was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It carried the prefix.
-    Primary,
+    /// It carried the prefix: for all, for a group, or for some viewers.
+    Carrier,
     /// It stood by, and one witness alone was led through it.
     Standby,
 }
@@ -71,7 +74,9 @@ pub struct PathRecord {
     passes: Option<(Timestamp, Timestamp)>,
     /// When it was asked for the first of its misses in a row.
     missing_since: Option<Timestamp>,
-    /// Its misses in a row as one that stands by, while the primary passed. `None`: the last was one of a primary, or it passed.
+    /// When it was asked for the last that it missed while it carried the prefix.
+    missed_at: Option<Timestamp>,
+    /// Its misses in a row as one that stands by, while the primary passed. `None`: it carried the prefix at the last, or it passed.
     aside: Option<Aside>,
 }
 
@@ -105,6 +110,11 @@ impl PathRecord {
     fn is_doubted(&self, primary: Option<Self>) -> bool {
         let since = primary.and_then(|primary| primary.missing_since);
         self.misses > 0 && self.aside.zip(since).is_some_and(|(aside, since)| since <= aside.last)
+    }
+
+    /// Whether its last was a miss while it carried the prefix, and no earlier than this: when another that carries it began to miss.
+    fn missed_too(&self, since: Option<Timestamp>) -> bool {
+        self.misses > 0 && self.aside.is_none() && self.missed_at.zip(since).is_some_and(|(at, since)| at >= since)
     }
 
     /// Whether its misses are its own, given what is known of the primary.
@@ -142,10 +152,9 @@ impl RouteTable {
     pub(crate) fn path_checked(&mut self, node: NodeId, round: PathRound, now: Timestamp, out: &mut Vec<Effect>) {
         let PathRound { prefix, target, role, asked_at, due, outcome } = round;
         let seat = self.seat(&prefix);
-        let is_primary = seat.is_some_and(|seat| seat.node == node);
         let stale = match role {
-            Role::Primary => !is_primary || seat.is_some_and(|seat| seat.since > asked_at),
-            Role::Standby => is_primary,
+            Role::Carrier => !self.carried(node, &prefix, asked_at),
+            Role::Standby => self.carries(node, &prefix),
         };
         if self.path_checks.get(&prefix) != Some(&target) || self.row_of(node, &prefix).is_none() || stale {
             return;
@@ -179,7 +188,7 @@ impl RouteTable {
                 record.passes = None;
                 record.missing_since.get_or_insert(asked_at);
                 match role {
-                    Role::Primary => record.aside = None,
+                    Role::Carrier => (record.aside, record.missed_at) = (None, Some(asked_at)),
                     Role::Standby => record.missed_aside(asked_at, primary),
                 }
                 if record.misses >= misses {
@@ -200,15 +209,17 @@ impl RouteTable {
         }
         let candidates = self.candidates(&prefix);
         let primary = self.seat(&prefix).map(|seat| self.path_record(seat.node, &prefix));
-        let better = candidates.iter().any(|candidate| {
-            let up = !matches!(candidate.rank, Rank::Suspect(_) | Rank::Down(_));
-            let doubted = self.path_record(candidate.node, &prefix).is_doubted(primary);
-            up && !doubted && !self.fails(candidate.node, &prefix)
+        let others = candidates.iter().filter(|other| {
+            let up = !matches!(other.rank, Rank::Suspect(_) | Rank::Down(_));
+            let doubted = self.path_record(other.node, &prefix).is_doubted(primary);
+            up && !doubted && !self.fails(other.node, &prefix)
         });
+        let others: Vec<PathRecord> = others.map(|other| self.path_record(other.node, &prefix)).collect();
         let misses = self.settings.judging.path_misses;
-        for candidate in candidates.iter().filter(|_| better) {
+        for candidate in candidates {
             let record = self.path_record(candidate.node, &prefix);
-            if self.fails(candidate.node, &prefix) && record.passed && record.is_at_fault(primary, misses) {
+            let is_at_fault = record.misses >= misses && record.passed && record.is_at_fault(primary, misses);
+            if is_at_fault && others.iter().any(|other| !other.missed_too(record.missing_since)) {
                 self.suspect(candidate.node, prefix, Cause::PathCheckMissed, now, out);
             }
         }

@@ -94,6 +94,28 @@ impl RouteTable {
         all.map(|((_, group), seat)| (group.as_ref(), seat))
     }
 
+    /// Whether a node carries a prefix: as the primary, as that of a group, or as one of several that viewers are spread over.
+    pub fn carries(&self, node: NodeId, prefix: &Prefix) -> bool {
+        self.seats_of(prefix).any(|(_, seat)| seat.node == node || seat.carriers.contains(&node))
+    }
+
+    /// All that carry a prefix, the primary first.
+    pub fn carriers(&self, prefix: &Prefix) -> Vec<NodeId> {
+        let primary = self.seat(prefix).map(|seat| seat.node);
+        let all = self.seats_of(prefix).flat_map(|(_, seat)| seat.carriers.iter().copied().chain([seat.node]));
+        let others: BTreeSet<NodeId> = all.filter(|node| Some(*node) != primary).collect();
+        primary.into_iter().chain(others).collect()
+    }
+
+    /// Whether a node carried a prefix then, as far as is known of the past.
+    pub(crate) fn carried(&self, node: NodeId, prefix: &Prefix, at: Timestamp) -> bool {
+        self.seats_of(prefix).any(
+            |(_, seat)| {
+                if seat.node == node { seat.since <= at } else { seat.carriers.contains(&node) }
+            },
+        )
+    }
+
     /// What has to be remembered of a seat. `None`: there is no such seat.
     pub fn seat_row(&self, prefix: &Prefix, group: Option<&Group>) -> Option<SeatRow> {
         Some(self.seat_in(prefix, group)?.row(*prefix, group))

@@ -35,7 +35,7 @@ use wayleave_wire::ping::{self, PeerPing};
 
 use crate::app::App;
 use crate::secrets;
-pub(crate) use path::run_check;
+pub(crate) use path::{PathReport, run_check};
 pub(crate) use witnesses::Witnesses;
 
 /// Starts all that asks by itself.

@@ -285,18 +285,19 @@ impl Tailnet {
                 all.push(Finding::new(Severity::Warning, shown, what, todo));
                 continue;
             }
-            let Some(seat) = self.routes.seat(&check.prefix) else { continue };
-            let record = self.routes.path_record(seat.node, &check.prefix);
+            let carriers = self.routes.carriers(&check.prefix);
+            let records = carriers.iter().map(|node| (*node, self.routes.path_record(*node, &check.prefix)));
+            let looked: Vec<_> = records.filter(|(_, record)| record.at.is_some()).collect();
+            let never = looked.iter().filter(|(_, record)| !record.passed).map(|(node, _)| self.name_of(*node));
+            let never: Vec<String> = never.collect();
             let run = format!("`wayleave routes check run \"{shown}\"` tries it");
-            let name = self.name_of(seat.node);
-            if record.at.is_none() {
-                let what = format!(
-                    "its path check has not looked behind {name} yet: it takes a connected client that accepts routes and may use the prefix"
-                );
+            if !carriers.is_empty() && looked.is_empty() {
+                let what = "its path check has not looked yet: it takes a connected client that accepts routes and may use the prefix";
                 all.push(Finding::new(Severity::Warning, shown, what, run));
-            } else if !record.passed {
+            } else if !never.is_empty() {
+                let behind = never.join(", ");
                 let what = format!(
-                    "its path check has never passed behind {name}, so it convicts nobody: does {target} answer pings?"
+                    "its path check has never passed behind {behind}, and convicts only who has: does {target} answer pings?"
                 );
                 all.push(Finding::new(Severity::Warning, shown, what, run));
             }

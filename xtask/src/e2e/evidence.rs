@@ -126,14 +126,14 @@ fn lan_leg_dead(rig: &mut Rig) -> anyhow::Result<()> {
         ensure!(refused.is_err_and(|error| error.to_string().contains(why)), "{target} was taken as a target");
     }
     check_lan(rig)?;
-    let run = rig.json(&["routes", "check", "run", LAN])?;
+    let run = rig.json(&["routes", "check", "run", LAN])?[0].take();
     ensure!(run["outcome"] == "passed" && run["witness"]["name"] == "c", "{run}");
 
     // The target dies, and no router: nothing moves.
     let before = moves(rig)?;
     rig.net.inside("lan", &["ip", "addr", "del", "192.168.77.100/24", "dev", "sw0"])?;
     sleep(Duration::from_secs(10));
-    let run = rig.json(&["routes", "check", "run", LAN])?;
+    let run = rig.json(&["routes", "check", "run", LAN])?[0].take();
     ensure!(run["outcome"] == "target down", "{run}");
     ensure!(moves(rig)? == before && convictions(rig, "r1")?.is_empty(), "the target is down, not the router");
     rig.net.inside("lan", &["ip", "addr", "add", "192.168.77.100/24", "dev", "sw0"])?;

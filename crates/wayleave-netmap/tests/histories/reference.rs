@@ -363,7 +363,17 @@ impl Reference {
         }
     }
 
-    pub fn checked(&mut self, node: Node, prefix: Prefix, target: u8, outcome: Check, late: bool, now: Time) {
+    #[allow(clippy::too_many_arguments, reason = "one event, as it is told")]
+    pub fn checked(
+        &mut self,
+        node: Node,
+        prefix: Prefix,
+        target: u8,
+        outcome: Check,
+        carries: bool,
+        late: bool,
+        now: Time,
+    ) {
         let has_row = self.facts.get(&node).is_some_and(|facts| facts.rows.contains_key(&prefix));
         if self.checks.get(&prefix) != Some(&target) || !has_row {
             return;
@@ -373,7 +383,7 @@ impl Reference {
         }
         let primary = self.primary.get(&prefix);
         let since = primary.and_then(|primary| self.paths.get(&(*primary, prefix))?.passes()).map(|(since, _)| since);
-        let aside = (primary != Some(&node)).then_some(since);
+        let aside = (!carries).then_some(since);
         let path = self.paths.entry((node, prefix)).or_default();
         path.asked.push(Asked { at: now, outcome, aside });
         if outcome != Check::Missed {
@@ -409,11 +419,18 @@ impl Reference {
             let path = path(self, *node);
             self.rank(*node, prefix) <= 2 && !path.fails() && !path.is_doubted(&primary)
         };
-        if self.checks.contains_key(&prefix) && offers.iter().any(better) {
+        let others: Vec<Path> = offers.iter().filter(|node| better(node)).map(|node| path(self, *node)).collect();
+        if self.checks.contains_key(&prefix) {
             for node in offers {
                 let path = self.paths.entry((node, prefix)).or_default();
                 let passed = path.asked.iter().any(|asked| asked.outcome == Check::Passed);
-                path.dead |= passed && path.fails() && path.is_at_fault(&primary);
+                // Two that carry the prefix and miss at the same time: it may be the target.
+                let since = path.latest(Check::Missed).first().map(|asked| asked.at);
+                let is_better = |other: &Path| {
+                    let last = other.latest(Check::Missed).last().filter(|asked| asked.aside.is_none());
+                    last.zip(since).is_none_or(|(last, since)| last.at < since)
+                };
+                path.dead |= passed && path.fails() && path.is_at_fault(&primary) && others.iter().any(is_better);
             }
         }
     }

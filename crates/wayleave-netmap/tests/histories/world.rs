@@ -392,7 +392,7 @@ impl World {
             Step::Path(n, p, outcome, late) => self.checks(*n, *p, *outcome, *late),
             Step::StalePath(n, p) => {
                 if let Some(node) = self.node(*n) {
-                    let is_primary = self.reference.primary.get(&usize::from(*p)) == Some(&node.get());
+                    let carries = self.carries(*p, node);
                     let round = |role, asked_at, target| PathRound {
                         prefix: prefix(*p),
                         target: behind(*p, target),
@@ -401,12 +401,17 @@ impl World {
                         due: self.now,
                         outcome: PathOutcome::Missed,
                     };
-                    let other = if is_primary { Role::Standby } else { Role::Primary };
+                    let other = if carries { Role::Standby } else { Role::Carrier };
                     let before = self.tailnet.routes().seat(&prefix(*p)).map_or(self.now, |seat| seat.since);
-                    let role = if is_primary { Role::Primary } else { Role::Standby };
+                    let role = if carries { Role::Carrier } else { Role::Standby };
                     let mut stale = vec![round(other, self.now, 99), round(role, self.now, 97)];
-                    if is_primary {
-                        stale.push(round(Role::Primary, before - Duration::from_millis(1), 99));
+                    let of = prefix(*p);
+                    let seats = self.tailnet.routes().seats_of(&of).map(|(_, seat)| seat);
+                    let mut own = seats.filter(|seat| seat.node == node || seat.carriers.contains(&node));
+                    let new = own.all(|seat| seat.node == node && seat.since >= before);
+                    drop(own);
+                    if carries && new {
+                        stale.push(round(Role::Carrier, before - Duration::from_millis(1), 99));
                     }
                     stale.into_iter().for_each(|round| self.tell(Event::Evidence(node, Testimony::Path(round))));
                 }
@@ -470,19 +475,25 @@ impl World {
         }
     }
 
+    /// Whether a node carries a prefix, for all, for a group or for some. Groups and spreads are nothing that the second election knows of.
+    fn carries(&self, p: u8, node: NodeId) -> bool {
+        self.reference.primary.get(&usize::from(p)) == Some(&node.get())
+            || self.tailnet.routes().carries(node, &prefix(p))
+    }
+
     fn checks(&mut self, n: u8, p: u8, outcome: u8, late: bool) {
         let Some(node) = self.node(n) else { return };
         let Some(check) = self.tailnet.path_check(&prefix(p)) else { return };
         let (target, at) = (check.target, usize::from(p));
         let number = if target == behind(p, 98) { 98 } else { 99 };
-        let is_primary = self.reference.primary.get(&at) == Some(&node.get());
-        let role = if is_primary { Role::Primary } else { Role::Standby };
+        let carries = self.carries(p, node);
+        let role = if carries { Role::Carrier } else { Role::Standby };
         let (told, outcome) = [
             (Check::Passed, PathOutcome::Passed),
             (Check::Spared, PathOutcome::Spared),
             (Check::Missed, PathOutcome::Missed),
         ][usize::from(outcome)];
-        self.reference.checked(node.get(), at, number, told, late, self.now.as_millis());
+        self.reference.checked(node.get(), at, number, told, carries, late, self.now.as_millis());
         let due = self.due(late);
         let round = PathRound { prefix: prefix(p), target, role, asked_at: self.now, due, outcome };
         self.tell(Event::Evidence(node, Testimony::Path(round)));

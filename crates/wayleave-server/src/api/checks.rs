@@ -17,7 +17,7 @@ use wayleave_tailnet::{Command, NewPathCheck, Tailnet};
 use super::error::{ApiError, Body, ErrorBody};
 use super::routes::{NodeRef, node_ref};
 use super::{ApiState, Caller, nodes};
-use crate::probe;
+use crate::probe::{self, PathReport};
 
 /// How often a target is asked for where nobody says.
 const EVERY: Duration = Duration::from_secs(2);
@@ -183,10 +183,10 @@ async fn remove(State(state): State<ApiState>, Body(of): Body<Of>) -> Result<Sta
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What came of a check.
+/// What came of a check behind one router.
 #[derive(Debug, Serialize, ToSchema)]
 struct RunBody {
-    /// Who carries the prefix.
+    /// Who carries the prefix, or a part of its viewers.
     router: NodeRef,
     /// Who looked; absent: nobody could.
     witness: Option<NodeRef>,
@@ -196,10 +196,10 @@ struct RunBody {
     milliseconds: Option<f64>,
 }
 
-/// Runs the path check of a prefix now. It counts like any other.
+/// Runs the path check of a prefix now, behind each router that carries it, the primary first. It counts like any other.
 #[utoipa::path(post, path = "/api/v2/routes/checks/run", tag = "routes", request_body = Of,
-    responses((status = 200, body = RunBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
-async fn run(State(state): State<ApiState>, Body(of): Body<Of>) -> Result<Json<RunBody>, ApiError> {
+    responses((status = 200, body = Vec<RunBody>), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn run(State(state): State<ApiState>, Body(of): Body<Of>) -> Result<Json<Vec<RunBody>>, ApiError> {
     let prefix = state.prefix(&of.prefix)?;
     let control = &state.app.control;
     let known = control.read(move |tailnet| {
@@ -219,21 +219,24 @@ async fn run(State(state): State<ApiState>, Body(of): Body<Of>) -> Result<Json<R
         }
         Some(None) => {}
     }
-    let report = probe::run_check(&state.app, prefix).await;
-    let report = report
-        .ok_or_else(|| ApiError::new(StatusCode::CONFLICT, format!("nobody carries {}", state.shown(&prefix))))?;
-    let outcome = match report.outcome {
-        Some(PathOutcome::Passed) => "passed",
-        Some(PathOutcome::Missed) => "missed",
-        Some(PathOutcome::Spared) => "target down",
-        None => "unknown",
-    };
-    let milliseconds = report.latency.map(|latency| latency.as_secs_f64() * 1000.0);
-    let done = control.read(move |tailnet| RunBody {
+    let reports = probe::run_check(&state.app, prefix).await;
+    if reports.is_empty() {
+        return Err(ApiError::new(StatusCode::CONFLICT, format!("nobody carries {}", state.shown(&prefix))));
+    }
+    let done = control.read(move |tailnet| reports.iter().map(|report| run_body(report, tailnet)).collect());
+    Ok(Json(done.await?))
+}
+
+fn run_body(report: &PathReport, tailnet: &Tailnet) -> RunBody {
+    RunBody {
         router: node_ref(tailnet, report.router),
         witness: report.witness.map(|witness| node_ref(tailnet, witness)),
-        outcome,
-        milliseconds,
-    });
-    Ok(Json(done.await?))
+        outcome: match report.outcome {
+            Some(PathOutcome::Passed) => "passed",
+            Some(PathOutcome::Missed) => "missed",
+            Some(PathOutcome::Spared) => "target down",
+            None => "unknown",
+        },
+        milliseconds: report.latency.map(|latency| latency.as_secs_f64() * 1000.0),
+    }
 }

@@ -1,4 +1,5 @@
-//! Path checks: a witness pings an address behind the router that carries a prefix.
+//! Path checks: a witness pings an address behind each router that carries a prefix: the primary, those of groups, and those that viewers are
+//! spread over. Behind each looks somebody who goes through it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,8 +10,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until, timeout};
 use wayleave_model::{NodeId, PathCheck, Prefix, WitnessChoice};
+use wayleave_netmap::goes_through;
 use wayleave_routes::{PathOutcome, PathRound, Role, Testimony};
-use wayleave_tailnet::{Event, NodeView, Tailnet};
+use wayleave_tailnet::{Event, NodeView, Snapshot, Tailnet};
 use wayleave_wire::ping::PeerPing;
 
 use super::{Word, reach, standby};
@@ -26,7 +28,7 @@ const MOST_OTHERS: usize = 3;
 /// What one check came to.
 #[derive(Clone, Debug)]
 pub(crate) struct PathReport {
-    /// Who carried the prefix.
+    /// Who carried the prefix, or a part of its viewers.
     pub(crate) router: NodeId,
     /// Who was asked. `None`: nobody could be.
     pub(crate) witness: Option<NodeId>,
@@ -52,8 +54,8 @@ pub(super) async fn checks(app: Arc<App>) {
                 *at = now + check.every;
                 let app = Arc::clone(&app);
                 tokio::spawn(async move {
-                    let report = run_check(&app, check.prefix).await;
-                    standby::look(&app, check.prefix, report.as_ref()).await;
+                    let reports = run_check(&app, check.prefix).await;
+                    standby::look(&app, check.prefix, reports.first()).await;
                 });
             }
         }
@@ -75,36 +77,50 @@ struct Task {
 }
 
 impl Task {
-    /// `None`: there is no such check, nobody carries the prefix, or the target can't be reached through it as things are.
-    fn find(tailnet: &Tailnet, prefix: &Prefix) -> Option<Self> {
-        let check = tailnet.path_check(prefix)?.clone();
-        let router = tailnet.routes().seat(prefix)?.node;
+    /// One for each router that carries the prefix, the primary's first. None: there is no such check, nobody carries the prefix, or the
+    /// target can't be reached through it as things are.
+    fn all(tailnet: &Tailnet, prefix: &Prefix) -> Vec<Self> {
+        let Some(check) = tailnet.path_check(prefix) else { return Vec::new() };
         if tailnet.target_fault(prefix, check.target).is_some() {
-            return None;
+            return Vec::new();
         }
-        let router_name = tailnet.registry().node(router)?.given_name.to_string();
-        let holders = tailnet.routes().holders(prefix).filter(|node| *node != router);
-        let others = holders.filter_map(|node| tailnet.routes().own_address(node, prefix));
+        let routers = tailnet.routes().carriers(prefix).into_iter();
+        routers.map(|router| Self::behind(tailnet, check, router)).collect()
+    }
+
+    fn behind(tailnet: &Tailnet, check: &PathCheck, router: NodeId) -> Self {
+        let router_name = tailnet.name_of(router);
+        let holders = tailnet.routes().holders(&check.prefix).filter(|node| *node != router);
+        let others = holders.filter_map(|node| tailnet.routes().own_address(node, &check.prefix));
         let others = others.filter(|address| *address != check.target).take(MOST_OTHERS).collect();
-        Some(Self { check, router, router_name, others })
+        Self { check: check.clone(), router, router_name, others }
     }
 }
 
-/// Runs one check now, and tells the route table. `None`: there is nothing to be checked.
-pub(crate) async fn run_check(app: &App, prefix: Prefix) -> Option<PathReport> {
-    let task = app.control.read(move |tailnet| Task::find(tailnet, &prefix)).await.ok()??;
-    let within = app.options.evidence.path_within;
+/// Runs one check now, behind each router that carries the prefix, and tells the route table. What came of the primary is the first; none:
+/// there is nothing to be checked.
+pub(crate) async fn run_check(app: &App, prefix: Prefix) -> Vec<PathReport> {
+    let tasks = app.control.read(move |tailnet| Task::all(tailnet, &prefix)).await.unwrap_or_default();
     let snapshot = app.control.snapshot();
-    let view = snapshot.node(task.router)?;
-    // Who is led through a standby does not see the primary.
-    let free = |view: &NodeView| !app.witnesses.is_led(&prefix, view.node.id);
-    let named = |view: &NodeView| is_named(app, &task.check, view) && free(view);
-    let mut witnesses = app.witnesses.behind(view, &prefix, &snapshot, named);
+    let reports = tasks.into_iter().map(|task| run(app, task, &snapshot));
+    join_all(reports).await
+}
+
+async fn run(app: &App, task: Task, snapshot: &Snapshot) -> PathReport {
+    let mut report = PathReport { router: task.router, witness: None, outcome: None, latency: None };
+    let Some(view) = snapshot.node(task.router) else { return report };
+    let within = app.options.evidence.path_within;
+    let prefix = task.check.prefix;
+    // Who goes through another router, or is led through a standby, says nothing of this one.
+    let free = |witness: &NodeView| {
+        goes_through(snapshot, witness, &prefix, view) && !app.witnesses.is_led(&prefix, witness.node.id)
+    };
+    let named = |witness: &NodeView| is_named(app, &task.check, witness) && free(witness);
+    let mut witnesses = app.witnesses.behind(view, snapshot, named);
     if witnesses.is_empty() && task.check.standby {
         let any = PathCheck { witness: None, ..task.check.clone() };
-        witnesses = app.witnesses.behind(view, &prefix, &snapshot, |view| is_named(app, &any, view) && free(view));
+        witnesses = app.witnesses.behind(view, snapshot, |witness| is_named(app, &any, witness) && free(witness));
     }
-    let mut report = PathReport { router: task.router, witness: None, outcome: None, latency: None };
     for witness in witnesses.into_iter().take(MOST_TRIES) {
         let asked_at = app.control.clock().now();
         let due = asked_at + within;
@@ -133,12 +149,12 @@ pub(crate) async fn run_check(app: &App, prefix: Prefix) -> Option<PathReport> {
         report.witness = Some(witness);
         report.outcome = Some(outcome);
         let target = task.check.target;
-        let round = PathRound { prefix, target, role: Role::Primary, asked_at, due, outcome };
+        let round = PathRound { prefix, target, role: Role::Carrier, asked_at, due, outcome };
         tracing::trace!(node.id = %task.router, route.prefix = %prefix, ?outcome, "a path check is over");
         app.control.event(Event::Evidence(task.router, Testimony::Path(round))).await;
         break;
     }
-    Some(report)
+    report
 }
 
 /// Whether a client is one of those that are asked: whom the check names, else whom the configuration does, else any.

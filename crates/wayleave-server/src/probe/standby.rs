@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use wayleave_model::{NodeId, PathCheck, Prefix, Timestamp};
+use wayleave_policy::Steering;
 use wayleave_routes::{PathOutcome, PathRound, Role, Testimony};
 use wayleave_tailnet::{Event, Loan, NodeView, Snapshot, Tailnet, Term};
 use wayleave_wire::ping::PeerPing;
@@ -52,10 +53,12 @@ impl Task {
         let check = tailnet.path_check(prefix).filter(|check| check.standby)?.clone();
         let table = tailnet.routes();
         let primary = table.seat(prefix)?.node;
+        let carriers = table.carriers(prefix);
         let loan = tailnet.loan(prefix);
         let stays = loan.filter(|(loan, since)| loan.term == Term::Open && now.since(*since) < TURN);
         let candidates = table.candidates(prefix).into_iter().map(|candidate| candidate.node);
-        let mut standbys: Vec<NodeId> = candidates.filter(|node| *node != primary).collect();
+        // Who carries the prefix for some is looked behind by them.
+        let mut standbys: Vec<NodeId> = candidates.filter(|node| !carriers.contains(node)).collect();
         standbys.sort_by_key(|node| {
             let has_turn = stays.is_some_and(|(loan, _)| loan.router == *node);
             (!has_turn, table.path_record(*node, prefix).at, *node)
@@ -69,13 +72,17 @@ impl Task {
         let PathCheck { prefix, target, .. } = &self.check;
         let loan = |witness, term| Loan { prefix: *prefix, target: *target, router: standby.node.id, witness, term };
         if self.check.witness.is_some() {
-            let named = app.witnesses.behind(standby, prefix, snapshot, |view| is_named(app, &self.check, view));
+            // Who is steered through a group can't be led elsewhere.
+            let free = |view: &NodeView| snapshot.policy.steering(view.node.id, prefix) == Steering::Primary;
+            let named = app.witnesses.behind(standby, snapshot, |view| is_named(app, &self.check, view) && free(view));
             let current = self.loan.map(|(loan, _)| loan).filter(|loan| loan.term == Term::Open);
             let current = current.map(|loan| loan.witness).filter(|witness| named.contains(witness));
             let witness = current.or_else(|| named.first().copied())?;
             let tag = app.options.evidence.witness.as_ref();
-            let other = |view: &NodeView| view.node.id != witness && tag.is_none_or(|tag| view.node.owner.has_tag(tag));
-            if !app.witnesses.behind(snapshot.node(self.primary)?, prefix, snapshot, other).is_empty() {
+            let other = |view: &NodeView| {
+                view.node.id != witness && tag.is_none_or(|tag| view.node.owner.has_tag(tag)) && free(view)
+            };
+            if !app.witnesses.behind(snapshot.node(self.primary)?, snapshot, other).is_empty() {
                 return Some(loan(witness, Term::Open));
             }
         }

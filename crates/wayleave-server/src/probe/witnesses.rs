@@ -103,11 +103,10 @@ impl Witnesses {
         chosen.witnesses.clone()
     }
 
-    /// Who may be asked about an address behind a router, the best first.
+    /// Who of those that are named may be asked about an address behind a router, the best first.
     pub(super) fn behind(
         &self,
         router: &NodeView,
-        prefix: &Prefix,
         snapshot: &Snapshot,
         named: impl Fn(&NodeView) -> bool,
     ) -> Vec<NodeId> {
@@ -118,8 +117,6 @@ impl Witnesses {
             .values()
             .filter(|view| !closed.contains_key(&view.node.id) && named(view))
             .filter(|view| may_testify(snapshot, view, router, None))
-            // Who is steered through a group looks behind the group's router.
-            .filter(|view| snapshot.policy.steering(view.node.id, prefix) == Steering::Primary)
             .map(|view| apply(view))
             .collect();
         witness::choose(router.node.id, &applicants, applicants.len())

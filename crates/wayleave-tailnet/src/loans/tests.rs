@@ -70,7 +70,7 @@ fn is_lent(tailnet: &mut Tailnet) -> bool {
 
 fn primary_check(tailnet: &mut Tailnet, outcome: PathOutcome, at: Timestamp) {
     let due = at;
-    let round = PathRound { prefix: prefix(P), target: target(), role: Role::Primary, asked_at: at, due, outcome };
+    let round = PathRound { prefix: prefix(P), target: target(), role: Role::Carrier, asked_at: at, due, outcome };
     tailnet.apply(Event::Evidence(R1, Testimony::Path(round)), at);
 }
 

@@ -39,7 +39,7 @@ pub enum Command {
         /// Which prefix.
         prefix: String,
     },
-    /// Run the check of a prefix now.
+    /// Run the check of a prefix now, behind each router that carries it.
     Run {
         /// Which prefix.
         prefix: String,
@@ -67,9 +67,20 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
         Command::Run { prefix } => {
             let answer =
                 client.ask(Method::POST, "/api/v2/routes/checks/run", Some(&json!({ "prefix": prefix }))).await?;
-            output::one(global.output, &answer)
+            output::list(global.output, &answer, &ran())
         }
     }
+}
+
+fn ran() -> [Column; 4] {
+    [
+        Column::text("ROUTER", "router"),
+        Column::text("WITNESS", "witness"),
+        Column::text("OUTCOME", "outcome"),
+        Column::with("TOOK", |ran: &Value| {
+            ran["milliseconds"].as_f64().map_or("-".into(), |took| format!("{took:.1} ms"))
+        }),
+    ]
 }
 
 fn columns() -> [Column; 7] {

@@ -41,12 +41,12 @@ impl Story {
     }
 
     fn primary_passes(&mut self) {
-        self.check(self.primary().unwrap(), Role::Primary, PathOutcome::Passed);
+        self.check(self.primary().unwrap(), Role::Carrier, PathOutcome::Passed);
         self.wait(ms(2_000));
     }
 
     fn primary_misses(&mut self) {
-        self.check(self.primary().unwrap(), Role::Primary, PathOutcome::Missed);
+        self.check(self.primary().unwrap(), Role::Carrier, PathOutcome::Missed);
         self.wait(ms(2_000));
     }
 
@@ -165,7 +165,7 @@ fn s15_a_router_whose_leg_is_dead_is_replaced_after_two_misses() {
     story.primary_passes();
     story.primary_misses();
     assert_eq!(story.primary(), Some(1), "one miss is none");
-    story.check(1, Role::Primary, PathOutcome::Missed);
+    story.check(1, Role::Carrier, PathOutcome::Missed);
     assert_eq!(story.primary(), Some(2));
     assert_eq!(story.moves, [(Some(1), Some(2), Because::IncumbentSuspect(Cause::PathCheckMissed))]);
     assert_eq!(story.state(1), "standby");
@@ -181,7 +181,7 @@ fn s15_when_the_target_is_down_nothing_moves() {
     story.checked();
     story.primary_passes();
     for _ in 0..100 {
-        story.check(1, Role::Primary, PathOutcome::Spared);
+        story.check(1, Role::Carrier, PathOutcome::Spared);
         story.wait(ms(2_000));
     }
     assert_eq!(story.moves, [], "something else behind it answers: the target is down");
@@ -318,7 +318,7 @@ fn s30_late_and_stale_checks_change_nothing() {
     let round = PathRound {
         prefix: Story::prefix(),
         target: TARGET.parse().unwrap(),
-        role: Role::Primary,
+        role: Role::Carrier,
         asked_at: story.now - ms(3_000),
         due: story.now - ms(1_500),
         outcome: PathOutcome::Missed,

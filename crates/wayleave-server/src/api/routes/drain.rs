@@ -132,9 +132,11 @@ async fn answer(
 /// What somebody uses this node for: as the primary, within a group, or as one of several.
 fn carried(tailnet: &Tailnet, node: NodeId) -> BTreeSet<Prefix> {
     let table = tailnet.routes();
-    let uses =
-        |prefix: &Prefix| table.seats_of(prefix).any(|(_, seat)| seat.node == node || seat.carriers.contains(&node));
-    table.rows_of(node).map(|row| row.prefix).filter(|prefix| !prefix.is_exit() && uses(prefix)).collect()
+    table
+        .rows_of(node)
+        .map(|row| row.prefix)
+        .filter(|prefix| !prefix.is_exit() && table.carries(node, prefix))
+        .collect()
 }
 
 /// Refuses, until it is wanted, where nobody else can serve what this node carries.

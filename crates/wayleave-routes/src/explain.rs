@@ -109,11 +109,8 @@ impl RouteTable {
     /// Why this prefix is where it is.
     pub fn explain(&self, prefix: &Prefix, group: Option<&Group>, now: Timestamp) -> Explanation {
         let seat = self.seat_in(prefix, group).cloned();
-        let in_group = |node: NodeId| {
-            group.is_none_or(|group| self.electorates.get(group).is_some_and(|all| all.members.contains(&node)))
-        };
-        let candidates: Vec<Candidate> =
-            self.candidates(prefix).into_iter().filter(|candidate| in_group(candidate.node)).collect();
+        let in_group = |node: NodeId| group.is_none_or(|group| self.is_member(node, group));
+        let candidates = self.candidates_in(prefix, group);
         let carries = seat.as_ref().and_then(|seat| candidates.iter().find(|c| c.node == seat.node));
         let standing = |node: NodeId| {
             let own = candidates.iter().find(|c| c.node == node);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use wayleave_model::{NodeId, Prefix, Tag};
 
+use crate::election::Candidate;
 use crate::reason::Because;
 use crate::seats::Seat;
 use crate::table::{Effect, RouteTable, Timer};
@@ -50,14 +51,30 @@ impl RouteTable {
         let mut all: BTreeMap<Group, BTreeSet<Prefix>> = BTreeMap::new();
         let prefixes = self.routers.get(&node).into_iter().flat_map(|router| router.prefixes.keys());
         for prefix in prefixes {
-            let groups = self.electorates.iter().filter(|(_, electorate)| electorate.prefixes.contains(prefix));
-            for group in groups.map(|(group, _)| group) {
+            for group in self.groups_of(prefix) {
                 if self.steered_seat(group, prefix).is_some_and(|seat| seat.node == node) {
                     all.entry(Arc::clone(group)).or_default().insert(*prefix);
                 }
             }
         }
         all
+    }
+
+    /// The groups that elect for a prefix: somebody's grants steer to it through them.
+    pub fn groups_of(&self, prefix: &Prefix) -> impl Iterator<Item = &Group> {
+        let all = self.electorates.iter().filter(move |(_, electorate)| electorate.prefixes.contains(prefix));
+        all.map(|(group, _)| group)
+    }
+
+    /// Whether a node is in a group.
+    pub(crate) fn is_member(&self, node: NodeId, group: &Group) -> bool {
+        self.electorates.get(group).is_some_and(|electorate| electorate.members.contains(&node))
+    }
+
+    /// The candidates of a prefix that are in a group; `None`: all.
+    pub fn candidates_in(&self, prefix: &Prefix, group: Option<&Group>) -> Vec<Candidate> {
+        let all = self.candidates(prefix).into_iter();
+        all.filter(|candidate| group.is_none_or(|group| self.is_member(candidate.node, group))).collect()
     }
 
     pub(crate) fn put_electorates(&mut self, next: BTreeMap<Group, Electorate>, out: &mut Vec<Effect>) {

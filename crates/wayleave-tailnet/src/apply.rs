@@ -462,6 +462,7 @@ impl Tailnet {
                     out.push(Effect::FellBack { prefix, group, fallen_back });
                 }
                 RouteEffect::SteeredChanged(change) => {
+                    self.standings.prefix_touched(change.prefix);
                     let event = HistoryEvent::GroupPrimaryChanged {
                         group: change.group.clone(),
                         from: change.from,

@@ -85,12 +85,12 @@ pub enum HistoryEvent {
     Undrained(Approver),
     /// A conviction of the node, or of its route to the prefix, was made, written down, or lifted.
     Judged(Verdict),
-    /// No router could take over any more: what became of the last that could have.
+    /// No router could take over any more: what became of the last that could have. Names the group, where it is one's.
     RedundancyLost(String),
-    /// Nobody carries the prefix any more: what became of the last who did.
+    /// Nobody carries the prefix any more: what became of the last who did. Names the group, where it is one's.
     PrefixDown(String),
-    /// Somebody carries it again.
-    PrefixRestored,
+    /// Somebody carries it again. Names the group, where it is one's.
+    PrefixRestored(String),
     /// The key of a router ends then.
     KeyExpires(Timestamp),
     /// Nodes that do not look like one site advertise it, or a wider one: which.
@@ -120,7 +120,7 @@ impl HistoryEvent {
             Self::Judged(verdict) => verdict.word(),
             Self::RedundancyLost(_) => "redundancy lost",
             Self::PrefixDown(_) => "prefix down",
-            Self::PrefixRestored => "prefix restored",
+            Self::PrefixRestored(_) => "prefix restored",
             Self::KeyExpires(_) => "key expires",
             Self::CollisionFound(_) => "collision found",
             Self::Deleted => "deleted",
@@ -140,6 +140,13 @@ impl HistoryEvent {
         "collision found",
         "key expires",
     ];
+
+    /// What webhooks are told that this is, one of [`Self::TOLD`]. `None`: they are not told of it.
+    pub fn told_as(&self) -> Option<&'static str> {
+        // The cause names the group.
+        let word = if matches!(self, Self::GroupPrimaryChanged { .. }) { "primary changed" } else { self.word() };
+        Self::TOLD.contains(&word).then_some(word)
+    }
 
     /// Who had the prefix and who has it, where it moved.
     pub const fn ends(&self) -> (Option<NodeId>, Option<NodeId>) {
@@ -166,8 +173,11 @@ impl HistoryEvent {
             }
             Self::Judged(verdict) => verdict.cause().to_string(),
             Self::KeyExpires(at) => format!("on {at}"),
-            Self::RedundancyLost(what) | Self::PrefixDown(what) | Self::CollisionFound(what) => what.clone(),
-            Self::Advertised | Self::Pending | Self::Withdrawn | Self::PrefixRestored | Self::Deleted => String::new(),
+            Self::RedundancyLost(what)
+            | Self::PrefixDown(what)
+            | Self::PrefixRestored(what)
+            | Self::CollisionFound(what) => what.clone(),
+            Self::Advertised | Self::Pending | Self::Withdrawn | Self::Deleted => String::new(),
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wayleave_model::{NodeId, Prefix, Timestamp};
-use wayleave_routes::{Candidate, Rank};
+use wayleave_routes::{Candidate, Group, Rank};
 
 use crate::collisions::Collision;
 use crate::history::{HistoryEntry, HistoryEvent};
@@ -24,7 +24,8 @@ struct Standing {
 /// How all prefixes stand that have had a router.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standings {
-    known: BTreeMap<Prefix, Standing>,
+    /// For the tailnet as a whole, and for each group.
+    known: BTreeMap<(Prefix, Option<Group>), Standing>,
     collisions: BTreeSet<Prefix>,
     /// To be looked at; cleared when they were.
     prefixes: BTreeSet<Prefix>,
@@ -66,48 +67,86 @@ impl Tailnet {
         }
     }
 
+    /// Looks at the election of the tailnet, and at those of groups. What is so for all is told once.
     fn look_at(&mut self, prefix: Prefix, now: Timestamp, out: &mut Vec<Effect>) {
-        let candidates = self.routes.candidates(&prefix);
-        let seat = self.routes.seat(&prefix).map(|seat| seat.node);
+        let groups: BTreeSet<Group> = self.routes.groups_of(&prefix).cloned().collect();
+        self.standings
+            .known
+            .retain(|(of, group), _| *of != prefix || group.as_ref().is_none_or(|g| groups.contains(g)));
+        let before = out.len();
+        let is_up = self.look_at_election(prefix, None, now, out);
+        let redundancy = |effect: &Effect| {
+            matches!(effect, Effect::History(HistoryEntry { event: HistoryEvent::RedundancyLost(_), .. }))
+        };
+        let is_told = out[before..].iter().any(redundancy);
+        // Where nobody carries it for the tailnet, nobody does for a group.
+        for group in groups.into_iter().filter(|_| is_up) {
+            let mut own = Vec::new();
+            self.look_at_election(prefix, Some(group), now, &mut own);
+            out.extend(own.into_iter().filter(|effect| !is_told || !redundancy(effect)));
+        }
+    }
+
+    /// Looks at one election, and says whether anybody carries the prefix in it.
+    fn look_at_election(
+        &mut self,
+        prefix: Prefix,
+        group: Option<Group>,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let candidates = self.routes.candidates_in(&prefix, group.as_ref());
+        let seat = self.routes.seat_in(&prefix, group.as_ref()).map(|seat| seat.node);
         let carrier = candidates.iter().find(|candidate| Some(candidate.node) == seat);
         let up = carrier.is_some_and(serves);
         let spares =
             candidates.iter().filter(|other| Some(other.node) != seat && serves(other)).map(|other| other.node);
         let next = Standing { up, spares: spares.collect() };
         let had_router = up || !candidates.is_empty();
-        let Some(before) = self.standings.known.get(&prefix) else {
+        let of = |what: String| match &group {
+            Some(group) => {
+                let tags: Vec<String> = group.iter().map(ToString::to_string).collect();
+                let colon = if what.is_empty() { "" } else { ": " };
+                format!("via {}{colon}{what}", tags.join(","))
+            }
+            None => what,
+        };
+        let key = (prefix, group.clone());
+        let Some(before) = self.standings.known.get(&key) else {
             // What has no router yet neither is down nor comes back.
             if had_router {
-                self.standings.known.insert(prefix, next);
+                self.standings.known.insert(key, next);
             }
-            return;
+            return up;
         };
         let routes = &self.routes;
         let mut tell = |node: Option<NodeId>, event: HistoryEvent| {
             let evidence = match (&event, node) {
-                (HistoryEvent::PrefixRestored, _) | (_, None) => Vec::new(),
+                (HistoryEvent::PrefixRestored(_), _) | (_, None) => Vec::new(),
                 (_, Some(node)) => routes.convictions(node, &prefix),
             };
             out.push(Effect::History(HistoryEntry { at: now, prefix: Some(prefix), node, event, evidence }));
         };
         if before.up && !next.up {
             let cause = carrier.map_or_else(|| "no candidate".to_owned(), |carrier| word(carrier.rank));
-            tell(seat, HistoryEvent::PrefixDown(cause));
+            tell(seat, HistoryEvent::PrefixDown(of(cause)));
         } else if !before.up && next.up {
-            tell(seat, HistoryEvent::PrefixRestored);
+            tell(seat, HistoryEvent::PrefixRestored(of(String::new())));
         }
         if next.up && next.spares.is_empty() && !before.spares.is_empty() {
             // The one that was lost: a spare, or the carrier whose place a spare took.
             let lost = before.spares.iter().copied().find(|spare| Some(*spare) != seat);
             let lost = lost.or_else(|| candidates.iter().map(|other| other.node).find(|other| Some(*other) != seat));
             let rank = candidates.iter().find(|other| Some(other.node) == lost).map(|other| other.rank);
-            tell(lost, HistoryEvent::RedundancyLost(rank.map_or_else(|| "no candidate".to_owned(), word)));
+            let cause = rank.map_or_else(|| "no candidate".to_owned(), word);
+            tell(lost, HistoryEvent::RedundancyLost(of(cause)));
         }
         if next.up || had_router || !next.spares.is_empty() {
-            self.standings.known.insert(prefix, next);
+            self.standings.known.insert(key, next);
         } else {
-            self.standings.known.remove(&prefix);
+            self.standings.known.remove(&key);
         }
+        up
     }
 
     fn look_for_collisions(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
@@ -161,7 +200,7 @@ fn word(rank: Rank) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::what_if::tests::{P, now, prefix, tailnet};
+    use crate::what_if::tests::{P, now, prefix, steered, tailnet};
     use crate::{Ending, Event};
     use std::time::Duration;
     use wayleave_model::SessionId;
@@ -179,7 +218,11 @@ mod tests {
         let entries = effects
             .into_iter()
             .filter_map(|effect| if let Effect::History(entry) = effect { Some(entry) } else { None })
-            .filter(|entry| !matches!(entry.event, HistoryEvent::PrimaryChanged { .. } | HistoryEvent::Judged(_)));
+            .filter(|entry| {
+                let event = &entry.event;
+                let moves = event.ends() != (None, None);
+                !moves && !matches!(event, HistoryEvent::Judged(_))
+            });
         let text = |entry: HistoryEntry| {
             let node = entry.node.map_or_else(|| "nobody".to_owned(), |node| format!("n{node}"));
             format!("{} {node}: {}", entry.event, entry.event.cause())
@@ -196,6 +239,21 @@ mod tests {
             tailnet.apply(Event::SessionOpened(NodeId::new(2), SessionId::new(12)), now() + Duration::from_secs(5));
         assert_eq!(told(back), ["prefix restored n2: "]);
         assert!(tailnet.routes().seat(&prefix(P)).is_some());
+    }
+
+    #[test]
+    fn a_group_whose_routers_are_all_down_is_told_although_others_are_up() {
+        let mut tailnet = steered();
+        assert_eq!(lose(&mut tailnet, 3), ["redundancy lost n3: via tag:two: connection closed"]);
+        let down = ["redundancy lost n2: connection closed", "prefix down n2: via tag:two: connection closed"];
+        assert_eq!(lose(&mut tailnet, 2), down);
+        assert_eq!(lose(&mut tailnet, 1), ["prefix down n1: connection closed"]);
+        let mut back = |node: u64| {
+            let at = now() + Duration::from_secs(5);
+            told(tailnet.apply(Event::SessionOpened(NodeId::new(node), SessionId::new(10 + node)), at))
+        };
+        assert_eq!(back(1), ["prefix restored n1: "], "the group's are down still, as was told");
+        assert_eq!(back(3), ["prefix restored n3: via tag:two"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use wayleave_model::{Approver, Failback, NodeId, Prefix, Timestamp};
-use wayleave_routes::{Because, Cause};
+use wayleave_routes::{Because, Cause, Group};
 
 use crate::command::{ApproveMode, Command, Refusal};
 use crate::liveness::Ending;
@@ -65,6 +65,8 @@ pub struct WhatIf {
 pub struct Moved {
     /// Which.
     pub prefix: Prefix,
+    /// For which group; `None`: for the tailnet as a whole.
+    pub group: Option<Group>,
     /// Who has it without.
     pub from: Option<NodeId>,
     /// Who has it with.
@@ -112,16 +114,20 @@ impl Tailnet {
         for tailnet in [&mut without, &mut with] {
             tailnet.play(horizon);
         }
-        let prefixes: BTreeSet<Prefix> = [&without, &with]
+        let elections: BTreeSet<(Prefix, Option<Group>)> = [&without, &with]
             .into_iter()
-            .flat_map(|tailnet| tailnet.routes.seats())
-            .map(|(prefix, _)| *prefix)
+            .flat_map(|tailnet| {
+                let of = |prefix: &Prefix| {
+                    tailnet.routes.seats_of(prefix).map(|(group, _)| group.cloned()).collect::<Vec<_>>()
+                };
+                tailnet.routes.prefixes().flat_map(move |prefix| of(prefix).into_iter().map(|group| (*prefix, group)))
+            })
             .collect();
-        let moves = prefixes.into_iter().filter_map(|prefix| {
-            let (from, to) = (without.routes.seat(&prefix), with.routes.seat(&prefix));
+        let moves = elections.into_iter().filter_map(|(prefix, group)| {
+            let [from, to] = [&without, &with].map(|tailnet| tailnet.routes.seat_in(&prefix, group.as_ref()));
             let (was, is) = (from.map(|seat| seat.node), to.map(|seat| seat.node));
             let because = to.map_or(Because::NoCandidate, |seat| seat.because.clone());
-            (was != is).then_some(Moved { prefix, from: was, to: is, because })
+            (was != is).then_some(Moved { prefix, group, from: was, to: is, because })
         });
         Ok(WhatIf { moves: moves.collect(), before: without.snapshot().clone(), after: with.snapshot().clone(), down })
     }

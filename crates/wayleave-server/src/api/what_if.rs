@@ -77,6 +77,8 @@ struct PrimaryBody {
     prefix: String,
     /// As people read it.
     shown: String,
+    /// The tags of the group that it would move for; empty: for the tailnet as a whole.
+    via: Vec<String>,
     from: Option<NodeRef>,
     to: Option<NodeRef>,
     because: String,
@@ -134,6 +136,7 @@ fn body(what: &WhatIf, tailnet: &Tailnet, sites: &Sites) -> WhatIfBody {
     let primaries = what.moves.iter().map(|moved| PrimaryBody {
         prefix: moved.prefix.to_string(),
         shown: sites.show(&moved.prefix),
+        via: moved.group.iter().flat_map(|group| group.iter()).map(ToString::to_string).collect(),
         from: moved.from.map(|node| node_ref(tailnet, node)),
         to: moved.to.map(|node| node_ref(tailnet, node)),
         because: moved.because.to_string(),

@@ -7,7 +7,7 @@ use std::fmt;
 
 use sqlx::{Row, SqliteConnection};
 use wayleave_model::{NodeId, Prefix, Timestamp};
-use wayleave_tailnet::{HistoryEntry, HistoryEvent};
+use wayleave_tailnet::HistoryEntry;
 
 use super::{Store, write};
 use crate::error::StoreError;
@@ -65,9 +65,7 @@ pub struct QueuedCall {
 
 pub(super) async fn put_in_queue(db: &mut SqliteConnection, entry: &HistoryEntry) -> Result<(), sqlx::Error> {
     let HistoryEntry { at, prefix, node, event, evidence: _ } = entry;
-    if !HistoryEvent::TOLD.contains(&event.word()) {
-        return Ok(());
-    }
+    let Some(word) = event.told_as() else { return Ok(()) };
     let (from, to) = event.ends();
     sqlx::query(
         "INSERT INTO webhook_queue (webhook, at, prefix, node_id, event, from_node, to_node, cause, evidence)
@@ -77,7 +75,7 @@ pub(super) async fn put_in_queue(db: &mut SqliteConnection, entry: &HistoryEntry
     .bind(at.as_millis())
     .bind(prefix.map(|prefix| prefix.to_string()))
     .bind(node.map(|node| write::signed(node.get())))
-    .bind(event.word())
+    .bind(word)
     .bind(from.map(|node| write::signed(node.get())))
     .bind(to.map(|node| write::signed(node.get())))
     .bind(event.cause())

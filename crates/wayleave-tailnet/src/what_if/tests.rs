@@ -62,7 +62,7 @@ fn down(nodes: &[u64]) -> Assumption {
 }
 
 fn moved(from: Option<u64>, to: Option<u64>, because: Because) -> Moved {
-    Moved { prefix: prefix(P), from: from.map(NodeId::new), to: to.map(NodeId::new), because }
+    Moved { prefix: prefix(P), group: None, from: from.map(NodeId::new), to: to.map(NodeId::new), because }
 }
 
 #[test]
@@ -102,4 +102,34 @@ fn what_would_be_refused_is() {
     let refused = |assumption| tailnet.what_if(vec![assumption], now()).unwrap_err();
     assert!(matches!(refused(Assumption::policy("{".to_owned())), Refusal::Policy(_)));
     assert_eq!(refused(down(&[9])), Refusal::NoNode(NodeId::new(9)));
+}
+
+/// Three routers of [`P`]: the first in one group, the others in another, and a fourth node whose grants steer it through that.
+pub(crate) fn steered() -> Tailnet {
+    let mut tailnet = tailnet(4);
+    let ask = |tailnet: &mut Tailnet, command: Command| {
+        let plan = tailnet.plan(command, now()).unwrap();
+        tailnet.apply(Event::Committed(Box::new(plan.into_committed())), now());
+    };
+    for (node, tag) in [(1, "tag:one"), (2, "tag:two"), (3, "tag:two"), (4, "tag:b")] {
+        ask(&mut tailnet, Command::TagNode { node: NodeId::new(node), tags: [tag.parse().unwrap()].into() });
+    }
+    let text = r#"{
+        "tagOwners": { "tag:one": [], "tag:two": [], "tag:b": [] },
+        "acls": [{ "action": "accept", "src": ["tag:b"], "dst": ["tag:one:*", "tag:two:*"] }],
+        "grants": [{ "src": ["tag:b"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:two"] }],
+    }"#;
+    ask(&mut tailnet, Command::SetPolicy { text: text.to_owned(), replaces: None, by: "cli".to_owned() });
+    let (prefixes, mode) = ([prefix(P)].into(), ApproveMode::Add);
+    ask(&mut tailnet, Command::ApproveRoutes { node: NodeId::new(3), prefixes, mode, by: Approver::Cli });
+    tailnet
+}
+
+#[test]
+fn a_move_within_a_group_is_said_to_be_that() {
+    let tailnet = steered();
+    let what = tailnet.what_if(vec![down(&[2])], now()).unwrap();
+    let group: BTreeSet<_> = ["tag:two".parse().unwrap()].into();
+    let because = Because::IncumbentDown(Cause::ConnectionClosed);
+    assert_eq!(what.moves, [Moved { group: Some(group.into()), ..moved(Some(2), Some(3), because) }]);
 }

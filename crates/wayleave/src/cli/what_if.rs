@@ -79,8 +79,10 @@ pub fn print_what_if(answer: &Value) {
     let primaries = answer["primaries"].as_array().map(Vec::as_slice).unwrap_or_default();
     for primary in primaries {
         let name = |field: &str| if primary[field].is_null() { "nobody".into() } else { show(&primary[field]) };
+        let via = show(&primary["via"]);
+        let via = if via == "-" { String::new() } else { format!(" for those who go via {via}") };
         line(&format!(
-            "{}: {} -> {} ({})",
+            "{}{via}: {} -> {} ({})",
             show(&primary["shown"]),
             name("from"),
             name("to"),

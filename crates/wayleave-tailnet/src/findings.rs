@@ -197,7 +197,7 @@ impl Tailnet {
         for row in rows.filter(|row| self.routes.state(row) == RouteState::Offline) {
             let name = self.name_of(row.node);
             let what = "it is an exit node, and it is down: who has chosen it has no way out";
-            all.push(Finding::new(Severity::Error, name, what, "bring it back, or let clients choose another"));
+            all.push(Finding::new(Severity::Warning, name, what, "bring it back, or let clients choose another"));
         }
     }
 

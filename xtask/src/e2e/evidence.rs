@@ -52,8 +52,12 @@ fn wait_passed(rig: &Rig) -> anyhow::Result<()> {
 
 /// Takes the far end of a router's LAN cable, or gives it back: the carrier is lost, and its address stays.
 pub fn lan_carrier(rig: &Rig, router: &str, up: bool) -> anyhow::Result<()> {
-    let port = format!("h{}", router.trim_start_matches('r'));
-    rig.net.inside("lan", &["ip", "link", "set", &port, if up { "up" } else { "down" }]).map(drop)
+    lan_carrier_at(rig, router.trim_start_matches('r').parse()?, up)
+}
+
+/// The same, by the last number of the router's address in the LAN.
+pub fn lan_carrier_at(rig: &Rig, last: u8, up: bool) -> anyhow::Result<()> {
+    rig.net.inside("lan", &["ip", "link", "set", &format!("h{last}"), if up { "up" } else { "down" }]).map(drop)
 }
 
 /// Gives the relay an address of its own, before any client has started.

@@ -18,12 +18,15 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use steps::Step;
 use world::World;
 
 /// Events of one history.
 const EVENTS: usize = 200;
+/// Whoever asks for a million sees how far it is.
+const SAID_EVERY: u64 = 50_000;
 /// Histories where nobody says how many: enough to notice, few enough for a build without optimisation.
 const FEW: u64 = 60;
 
@@ -35,13 +38,17 @@ fn invariants_hold_over_random_histories() {
     }
     let count = read("HISTORIES").unwrap_or(FEW);
     let first = read("HISTORIES_FROM").unwrap_or(0);
-    let next = AtomicU64::new(first);
+    let (began, next) = (Instant::now(), AtomicU64::new(first));
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let failed = std::thread::scope(|scope| {
         let work = || loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= first + count {
                 return None;
+            }
+            let done = seed - first;
+            if done > 0 && done.is_multiple_of(SAID_EVERY) {
+                println!("{done} of {count} after {:.0?}", began.elapsed());
             }
             let history = steps::history(seed, EVENTS);
             if fails(&history, seed) {

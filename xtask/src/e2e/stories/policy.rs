@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::e2e::evidence;
 use crate::e2e::rig::{LAN, LAN_HOST, Rig, SOON, wait_for};
 
 /// What a client's packet filter lets through, as its own daemon has it.
@@ -172,10 +173,30 @@ pub fn via_two_groups(rig: &mut Rig) -> anyhow::Result<()> {
     }
     ensure!(rig.http("b", LAN_HOST)?.contains("hello 192.168.77.2"), "the first hop is the group's own");
     ensure!(rig.peer("a", "w1")?.is_null() && rig.peer("b", "e1")?.is_null(), "the other group's is not seen");
-    rig.signal("w1", "KILL")?;
+    // What is behind a group's router is looked at by who goes through it: w1 is not the primary of the tailnet, and nobody else would notice.
+    rig.wayleave(&["routes", "check", "set", LAN, "--target", LAN_HOST])?;
+    wait_for("the check passes behind both", SOON, || {
+        let checks = rig.json(&["routes", "check", "list"])?;
+        let routers = checks[0]["routers"].as_array().into_iter().flatten();
+        Ok(routers.filter(|router| router["passed"] == true && router["misses"] == 0).count() == 2)
+    })?;
+    evidence::lan_carrier_at(rig, 2, false)?;
     rig.wait_routed("b", LAN, Some("w2")).context("the next of the same tag")?;
     wait_for("traffic goes by it", SOON, || {
         Ok(rig.http("b", LAN_HOST).is_ok_and(|t| t.contains("hello 192.168.77.3")))
+    })?;
+    ensure!(rig.routed_to("a", LAN)?.as_deref() == Some("e1"), "the other group is not touched");
+    let history = rig.json(&["routes", "history", "--prefix", LAN])?;
+    let mut lines = history.as_array().into_iter().flatten();
+    let cause = "via tag:west: incumbent suspect: path check missed";
+    ensure!(lines.any(|line| line["event"] == "group primary changed" && line["cause"] == cause), "{history}");
+    evidence::lan_carrier_at(rig, 2, true)?;
+    rig.wayleave(&["routes", "check", "remove", LAN])?;
+
+    rig.signal("w2", "KILL")?;
+    rig.wait_routed("b", LAN, Some("w1")).context("the other of the same tag")?;
+    wait_for("traffic goes by it", SOON, || {
+        Ok(rig.http("b", LAN_HOST).is_ok_and(|t| t.contains("hello 192.168.77.2")))
     })?;
     ensure!(rig.routed_to("a", LAN)?.as_deref() == Some("e1"), "the other group is not touched");
     rig.signal("e1", "KILL")?;

@@ -437,8 +437,9 @@ mod tests {
         let began = Instant::now();
         for byte in 0..3 {
             server.write_all(&[byte]).await.unwrap();
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        tokio::time::sleep(Duration::from_secs(6)).await;
         network.change(host, |link| link.cut = false);
         let mut read = [0; 3];
         stream.read_exact(&mut read).await.unwrap();

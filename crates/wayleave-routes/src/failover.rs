@@ -17,15 +17,16 @@ struct Standing {
 }
 
 impl Standing {
-    fn of(router: &Router) -> Self {
-        Self { up: router.health.is_up(), counts: router.counts() }
+    fn of(router: &Router, starting: bool) -> Self {
+        Self { up: router.health.is_up(), counts: router.counts(starting) }
     }
 }
 
 impl RouteTable {
     pub(crate) fn session_opened(&mut self, node: NodeId, session: SessionId, now: Timestamp, out: &mut Vec<Effect>) {
+        let starting = self.is_starting(now);
         let router = self.router(node, now);
-        let before = Standing::of(router);
+        let before = Standing::of(router, starting);
         let Some(lifted) = router.health.opened(session, now) else { return };
         self.judged(node, lifted, before, now, out);
     }
@@ -38,8 +39,9 @@ impl RouteTable {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
+        let starting = self.is_starting(now);
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let counts = router.counts();
+        let counts = router.counts(starting);
         if !router.health.lost(session, cause, now, &self.settings) {
             return;
         }
@@ -64,15 +66,17 @@ impl RouteTable {
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) {
+        let starting = self.is_starting(now);
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let before = Standing::of(router);
+        let before = Standing::of(router, starting);
         let verdict = router.health.silent(session, cause, now, &self.settings.judging);
         self.judged(node, verdict, before, now, out);
     }
 
     pub(crate) fn answered(&mut self, node: NodeId, session: SessionId, now: Timestamp, out: &mut Vec<Effect>) {
+        let starting = self.is_starting(now);
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let before = Standing::of(router);
+        let before = Standing::of(router, starting);
         if let (true, lifted) = router.health.answered(session) {
             self.judged(node, lifted, before, now, out);
         }
@@ -80,9 +84,10 @@ impl RouteTable {
 
     /// Takes in what was found out about a router. One that is not known any more was deleted: what is told of it is late.
     pub(crate) fn testimony(&mut self, node: NodeId, testimony: Testimony, now: Timestamp, out: &mut Vec<Effect>) {
+        let starting = self.is_starting(now);
         let judging = &self.settings.judging;
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let before = Standing::of(router);
+        let before = Standing::of(router, starting);
         match testimony {
             Testimony::Doubted(session) => {
                 if router.health.session() == Some(session) && !router.prefixes.is_empty() {
@@ -113,8 +118,9 @@ impl RouteTable {
     }
 
     pub(crate) fn liveness_over(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
+        let starting = self.is_starting(now);
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let before = Standing::of(router);
+        let before = Standing::of(router, starting);
         let liveness = router.health.liveness();
         if let Some((since, until)) = self.gathering.filter(|(_, until)| *until > now) {
             router.health.wait_for_others(since, until);
@@ -137,8 +143,9 @@ impl RouteTable {
 
     pub(crate) fn give_grace(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         let until = now + self.settings.starting;
+        let starting = self.is_starting(now);
         let Some(router) = self.routers.get_mut(&node) else { return };
-        let before = Standing::of(router);
+        let before = Standing::of(router, starting);
         match router.health.give_grace(until) {
             Some(lifted) => self.judged(node, lifted, before, now, out),
             None => self.health_changed(node, now, out),
@@ -150,12 +157,19 @@ impl RouteTable {
             router.health.forgive(since);
             out.push(Effect::FlapsChanged(node));
         }
+        self.starting_until = Some(now + self.settings.starting);
         self.give_grace(node, now, out);
+    }
+
+    /// Whether what happens to routers is the server's own doing: it has just started, or most have just lost it.
+    fn is_starting(&self, now: Timestamp) -> bool {
+        self.starting_until.is_some_and(|until| now < until)
     }
 
     /// Primaries that have not come back yet count as up for a while: those of the tailnet, of groups, and of single viewers. All others are
     /// down until they are seen.
     pub(crate) fn started(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        self.starting_until = Some(now + self.settings.starting);
         let seats = self.seats.values();
         let primaries: BTreeSet<NodeId> =
             seats.flat_map(|seat| seat.carriers.iter().copied().chain([seat.node])).collect();

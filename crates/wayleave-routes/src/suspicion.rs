@@ -13,7 +13,8 @@ use crate::table::{Effect, Judgement, RouteTable, Router};
 pub(crate) struct Suspicion {
     pub(crate) convictions: Convictions,
     pub(crate) path: PathRecord,
-    /// When the last conviction that counted was lifted: it is steady for this prefix since then at the earliest.
+    /// When the last conviction that counted was lifted, or the node was last able to carry the prefix again: it is steady for this prefix
+    /// since then at the earliest.
     cleared_at: Option<Timestamp>,
 }
 
@@ -26,6 +27,11 @@ impl Router {
             (Rank::Down(_), _) | (_, None) => rank,
             (_, Some(conviction)) => Rank::Suspect(conviction.cause),
         }
+    }
+
+    /// It could not carry a prefix, and can again.
+    pub(crate) fn steady_again(&mut self, prefix: Prefix, now: Timestamp) {
+        self.suspicions.entry(prefix).or_default().cleared_at = Some(now);
     }
 
     /// Since when it has been steady for a prefix.

@@ -153,6 +153,8 @@ pub enum Effect {
     Flapping(NodeId),
     /// A row changed without a commit; to be written behind.
     RowChanged(RouteId),
+    /// A node stopped, or began again, to advertise the prefix of a row that it has.
+    AdvertisedChanged(RouteId),
     /// Who carries a prefix, or what is remembered of that, changed; to be written behind.
     SeatChanged(Prefix, Option<Group>),
     /// How often a node was lost changed; to be written behind.
@@ -247,6 +249,8 @@ pub struct RouteTable {
     pub(crate) disabling: BTreeSet<RouteId>,
     /// Losses of late that may turn out to be the server's side: when the first was, and until when more are waited for.
     pub(crate) gathering: Option<(Timestamp, Timestamp)>,
+    /// The server started, or most lost it by its own fault: until when what happens to routers is not held against them.
+    pub(crate) starting_until: Option<Timestamp>,
 }
 
 impl RouteTable {
@@ -265,6 +269,7 @@ impl RouteTable {
             timers: Timers::new(),
             disabling: BTreeSet::new(),
             gathering: None,
+            starting_until: None,
         }
     }
 
@@ -399,17 +404,19 @@ impl RouteTable {
         }
         // A commit says nothing of who is primary, nor of what the node reports by now: the table's own row does. Only a row
         // that is new to it (a first commit, or one that was loaded) brings its own.
-        let (is_primary, advertised, had_endpoint) = match self.rows.get(&id) {
-            Some(own) => (own.is_primary, own.advertised, own.had_endpoint),
+        let (is_primary, advertised, had_endpoint, changed_at) = match self.rows.get(&id) {
+            Some(own) => (own.is_primary, own.advertised, own.had_endpoint, own.updated_at),
             None => {
                 if row.is_primary && row.enabled && !prefix.is_exit() {
                     self.restore_primary(node, prefix, row.updated_at);
                 }
                 let is_primary = row.is_primary && self.seat(&prefix).is_some_and(|seat| seat.node == node);
-                (is_primary, row.advertised, row.had_endpoint)
+                (is_primary, row.advertised, row.had_endpoint, row.updated_at)
             }
         };
-        let row = Route { is_primary, advertised, had_endpoint, ..row };
+        // It may have been withdrawn while the commit was under way.
+        let updated_at = row.updated_at.max(changed_at);
+        let row = Route { is_primary, advertised, had_endpoint, updated_at, ..row };
         // Also after a restart the grace runs from the withdrawal.
         let ends = row.enabled && !advertised && self.ends_with_withdrawal(&row);
         self.await_withdrawal(id, ends.then_some(row.updated_at));
@@ -430,7 +437,11 @@ impl RouteTable {
         if router.facts == facts {
             return;
         }
+        let was_out = router.facts.expired || !router.facts.reachable;
         router.facts = facts;
+        if was_out && !facts.expired && facts.reachable {
+            router.prefixes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|p| router.steady_again(p, now));
+        }
         router.health.settle(facts.drained, now);
         self.mark_node(node);
         out.push(Effect::RoutesOf(node));
@@ -458,10 +469,14 @@ impl RouteTable {
             row.was_advertised |= advertised;
             row.updated_at = now;
             let (prefix, enabled, row) = (row.prefix, row.enabled, row.clone());
+            if advertised && let Some(router) = self.routers.get_mut(&node) {
+                router.steady_again(prefix, now);
+            }
             let ends = !advertised && enabled && self.ends_with_withdrawal(&row);
             self.await_withdrawal(id, ends.then_some(now));
             self.mark(prefix);
             out.push(Effect::RowChanged(id));
+            out.push(Effect::AdvertisedChanged(id));
             changed = true;
         }
         if changed {
@@ -511,9 +526,9 @@ impl RouteTable {
 }
 
 impl Router {
-    /// Whether what happens to it now is held against it: not while it is drained or in a grace.
-    pub(crate) fn counts(&self) -> Counts {
-        let excused = self.facts.drained || matches!(self.health.liveness(), Liveness::Grace { .. });
+    /// Whether what happens to it now is held against it: not while it is drained, or the server is starting.
+    pub(crate) fn counts(&self, starting: bool) -> Counts {
+        let excused = starting || self.facts.drained || matches!(self.health.liveness(), Liveness::Grace { .. });
         if excused { Counts::No } else { Counts::Yes }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wayleave_model::{Node, NodeId, Prefix, Route, SessionId, Timestamp};
+use wayleave_model::{Node, NodeId, Prefix, Route, RouteId, SessionId, Timestamp};
 use wayleave_policy::{CompiledPolicy, Subject};
 use wayleave_routes::{
     Conviction, Effect as RouteEffect, Endpoints, Input, Judgement, NodeFacts, Restored, Testimony, approval,
@@ -180,11 +180,7 @@ impl Tailnet {
             self.rules_changed(file);
         }
         self.put_sites(sites);
-        for row in &rows {
-            self.standings.prefix_touched(row.prefix);
-            self.standings.network_touched(row.node);
-        }
-        self.route_input(Input::Rows(rows), now, out);
+        self.put_rows(rows, now, out);
         for (prefix, to, by) in moves {
             self.route_input(Input::Moved(prefix, to, by), now, out);
         }
@@ -208,6 +204,41 @@ impl Tailnet {
                 }
             }
         }
+    }
+
+    /// A commit says nothing of what a node advertises by now: what it last reported does, also for a row that is new. What a report could
+    /// not ask for while the commit was under way is asked for now.
+    fn put_rows(&mut self, rows: Vec<Route>, now: Timestamp, out: &mut Vec<Effect>) {
+        let mut overtaken = Vec::new();
+        let mut as_reported = Vec::with_capacity(rows.len());
+        for row in rows {
+            self.standings.prefix_touched(row.prefix);
+            self.standings.network_touched(row.node);
+            let reported = self.registry.node(row.node).map(|node| node.hostinfo.routable_ips.contains(&row.prefix));
+            let advertised = reported.unwrap_or(row.advertised);
+            if row.deleted_at.is_some() || advertised == row.advertised {
+                as_reported.push(row);
+                continue;
+            }
+            let is_new = self.routes.row(row.id).is_none();
+            overtaken.push((row.id, row.node, is_new));
+            let was_advertised = row.was_advertised || advertised;
+            as_reported.push(Route { advertised, was_advertised, updated_at: now, ..row });
+        }
+        self.route_input(Input::Rows(as_reported), now, out);
+        let mut ask = BTreeSet::new();
+        for (id, node, is_new) in overtaken {
+            // The commit stored what was so before.
+            out.push(Effect::RouteRow(id));
+            if is_new {
+                self.note_advertised(id, now, out);
+            }
+            if self.routes.row(id).is_some_and(approval::wants_auto_approval) {
+                ask.insert(node);
+                self.note_pending(id, now, out);
+            }
+        }
+        ask.into_iter().for_each(|node| self.ask_again(node, out));
     }
 
     /// A commit says nothing of what a node reports by now: the registry's own row does.
@@ -445,8 +476,11 @@ impl Tailnet {
                     out.push(Effect::NodeUp(node));
                 }
                 RouteEffect::Flapping(node) => out.push(Effect::Flapping(node)),
+                RouteEffect::AdvertisedChanged(id) => {
+                    self.note_advertised(id, now, out);
+                    self.note_pending(id, now, out);
+                }
                 RouteEffect::RowChanged(id) => {
-                    self.note_withdrawal(id, now, out);
                     if let Some(row) = self.routes.row(id) {
                         self.standings.prefix_touched(row.prefix);
                         self.standings.network_touched(row.node);
@@ -496,16 +530,21 @@ impl Tailnet {
         }
     }
 
-    /// Rows change without a commit when a node stops or starts advertising, and when a primary moves; the first is history.
-    fn note_withdrawal(&self, id: wayleave_model::RouteId, now: Timestamp, out: &mut Vec<Effect>) {
+    /// That a node stopped advertising a prefix, or advertises it again, is history.
+    fn note_advertised(&self, id: RouteId, now: Timestamp, out: &mut Vec<Effect>) {
         let Some(Route { node, prefix, advertised, .. }) = self.routes.row(id).cloned() else { return };
-        let before = self.snapshot.node(node).map(|view| view.node.hostinfo.routable_ips.contains(&prefix));
-        let event = match (before, advertised) {
-            (Some(true), false) => HistoryEvent::Withdrawn,
-            (Some(false), true) => HistoryEvent::Advertised,
-            (Some(true), true) | (Some(false), false) | (None, _) => return,
-        };
+        let event = if advertised { HistoryEvent::Advertised } else { HistoryEvent::Withdrawn };
         out.push(Effect::History(HistoryEntry::new(now, Some(prefix), Some(node), event)));
+    }
+
+    /// So is that one which is advertised again waits for a person.
+    fn note_pending(&self, id: RouteId, now: Timestamp, out: &mut Vec<Effect>) {
+        let Some(row) = self.routes.row(id).filter(|row| approval::wants_auto_approval(row)) else { return };
+        let owner = self.registry.node(row.node).map(|node| &node.owner);
+        if owner.is_none_or(|owner| self.approver_of(&self.rules, owner, row).is_none()) {
+            let entry = HistoryEntry::new(now, Some(row.prefix), Some(row.node), HistoryEvent::Pending);
+            out.push(Effect::History(entry));
+        }
     }
 
     /// Makes the views of touched nodes anew, and the policy's answers where something that they stand on has changed.
@@ -582,3 +621,6 @@ fn subject(view: &NodeView) -> Subject {
         approved: view.approved.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,9 @@ impl Tailnet {
             let next = approval::approve(&row, by.clone(), now)
                 .map_err(|reason| Refusal::InvalidPrefix { prefix: *prefix, reason })?;
             changed.push(next.id);
-            if !row.enabled {
+            // One whose node has just stopped advertising it would lose its approval: a person who says yes now says it in advance.
+            let ends = !row.advertised && self.routes.ends_with_withdrawal(&row);
+            if !row.enabled || ends {
                 draft.route(next, Some(HistoryEvent::Approved(by.clone())));
             }
         }
@@ -102,8 +104,11 @@ impl Tailnet {
         let now = draft.now;
         let mut changed = BTreeMap::new();
         let mut count = self.routes.rows_of(node).count();
-        let owner = self.registry.node(node).map(|node| &node.owner);
-        for prefix in prefixes {
+        let registered = self.registry.node(node);
+        let owner = registered.map(|node| &node.owner);
+        // It may have stopped since it was asked about.
+        let still = |prefix: &&Prefix| registered.is_some_and(|node| node.hostinfo.routable_ips.contains(prefix));
+        for prefix in prefixes.iter().filter(still) {
             let known = self.routes.row_of(node, prefix);
             if known.is_none() {
                 if count >= self.settings.max_routes_per_node {
@@ -130,14 +135,19 @@ impl Tailnet {
 
     /// The row as an auto-approver leaves it, if one says yes. History is drafted.
     pub(crate) fn auto_approved(&self, draft: &mut Draft, rules: &Rules, owner: &Owner, row: &Route) -> Option<Route> {
+        let by = self.approver_of(rules, owner, row)?;
+        let approved = approval::approve(row, by.clone(), draft.now).ok()?;
+        draft.history(Some(row.prefix), Some(row.node), HistoryEvent::Approved(by));
+        Some(approved)
+    }
+
+    /// The auto-approver that says yes to a row, if one is to be asked and does.
+    pub(crate) fn approver_of(&self, rules: &Rules, owner: &Owner, row: &Route) -> Option<Approver> {
         // Only a person may send what clients need before anything else through a router.
         if !approval::wants_auto_approval(row) || self.guarded(&row.prefix).is_some() {
             return None;
         }
-        let by = Approver::Auto(rules.auto_approves(owner, &row.prefix)?);
-        let approved = approval::approve(row, by.clone(), draft.now).ok()?;
-        draft.history(Some(row.prefix), Some(row.node), HistoryEvent::Approved(by));
-        Some(approved)
+        Some(Approver::Auto(rules.auto_approves(owner, &row.prefix)?))
     }
 
     pub(crate) fn plan_disable_withdrawn(&self, mut draft: Draft, id: RouteId) -> Plan {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use wayleave_model::{NodeId, OnWithdraw, Prefix, Spread, Timestamp, WhenDown, WitnessChoice};
 use wayleave_netmap::{Encoder, full, peers, told};
 use wayleave_policy::Steering;
-use wayleave_routes::{Because, Rank, Seat};
+use wayleave_routes::{Because, Rank, Seat, approval};
 use wayleave_tailnet::{Loan, Term};
 
 use crate::steps::Step;
@@ -25,6 +25,7 @@ pub fn hold(world: &mut World, step: &Step) {
     exits_are_never_elected(world);
     no_live_row_of_a_deleted_node(world);
     what_was_acknowledged_is_stored(world);
+    rows_say_what_nodes_advertise(world);
     a_loan_leads_one_witness_through_a_router_that_stands_by(world);
     if world.steps.is_multiple_of(8) {
         for_each_viewer_a_prefix_is_on_at_most_one_peer(world);
@@ -172,7 +173,23 @@ fn withdrawing_disables_after_the_grace(world: &World) {
         let stays = row.approval.as_ref().is_some_and(|approval| approval.in_advance)
             || table.prefix_settings(&row.prefix).on_withdraw == OnWithdraw::Keep;
         let due = world.tailnet.next_deadline().is_some_and(|at| at <= world.now + grace);
-        assert!(stays || due || world.now.since(row.updated_at) <= grace, "{row:?} at {}", world.now);
+        // It can't be disabled before the store answers.
+        let waits = world.on_its_way.is_some();
+        assert!(stays || due || waits || world.now.since(row.updated_at) <= grace, "{row:?} at {}", world.now);
+    }
+}
+
+/// Of design.md 1 and 2: a row says of its node what the node itself last said; and what an auto-approver says yes to does not wait for a
+/// person.
+fn rows_say_what_nodes_advertise(world: &World) {
+    let table = world.tailnet.routes();
+    for row in table.rows() {
+        let node = world.tailnet.registry().node(row.node).unwrap();
+        assert_eq!(row.advertised, node.hostinfo.routable_ips.contains(&row.prefix), "{row:?}");
+        let rules = world.tailnet.rules();
+        if approval::wants_auto_approval(row) && world.on_its_way.is_none() {
+            assert_eq!(rules.auto_approves(&node.owner, &row.prefix), None, "{row:?}");
+        }
     }
 }
 
@@ -262,7 +279,10 @@ fn what_was_acknowledged_is_stored(world: &World) {
     for row in world.tailnet.routes().rows() {
         let stored = &world.routes[&row.id];
         assert_eq!((row.enabled, &row.approval, row.priority), (stored.enabled, &stored.approval, stored.priority));
-        assert_eq!((row.is_primary, row.advertised), (stored.is_primary, stored.advertised), "{row:?}");
+        // These are written behind, once what is on its way is durable.
+        if world.on_its_way.is_none() {
+            assert_eq!((row.is_primary, row.advertised), (stored.is_primary, stored.advertised), "{row:?}");
+        }
     }
     assert_eq!(world.tailnet.registry().node_count(), world.nodes.len());
     assert_eq!(world.tailnet.routes().all_overrides().count(), world.loaded.prefixes.len());

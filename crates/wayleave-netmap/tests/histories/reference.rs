@@ -156,6 +156,7 @@ pub enum Check {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub drained: bool,
+    pub expired: bool,
     /// Its rows, and whether it advertises them now.
     pub rows: BTreeMap<Prefix, bool>,
     /// Prefixes that it is a candidate for as far as rows and keys go, with the priority.
@@ -187,6 +188,10 @@ pub struct Reference {
     /// Sessions lost of late, and whether the last of them was the server's side.
     lost: Vec<(Time, Node)>,
     common: bool,
+    /// Until then what happens is the server's own doing: it has just started, or most have just lost it.
+    starting_until: Option<Time>,
+    /// What each advertised before, and whether its key had expired.
+    before: BTreeMap<Node, (BTreeMap<Prefix, bool>, bool)>,
     now: Time,
 }
 
@@ -206,7 +211,7 @@ impl Reference {
     }
 
     pub fn loses(&mut self, node: Node, session: u64, now: Time) {
-        let drained = self.drained(node);
+        let excused = self.excused(node, now);
         let router = self.router(node);
         if router.session != Some(session) {
             return;
@@ -214,7 +219,7 @@ impl Reference {
         router.session = None;
         router.echoes = router.echoes.map(|_| 0);
         router.stream = Word::Doubts(now, now + LOST, now + LOOK, None);
-        if !drained {
+        if !excused {
             router.before.push((now, router.flapping_until, router.steady_since));
             router.losses.push(now);
             router.losses.retain(|at| now - at <= LOSS_WINDOW);
@@ -247,7 +252,7 @@ impl Reference {
     }
 
     pub fn falls_silent(&mut self, node: Node, session: u64, now: Time) {
-        let drained = self.drained(node);
+        let excused = self.excused(node, now);
         let router = self.router(node);
         if router.session != Some(session) || router.ping != Word::Nothing {
             return;
@@ -256,7 +261,7 @@ impl Reference {
         let alive_at = router.alive_at.filter(|alive_at| *alive_at > since);
         match alive_at.map(|alive_at| (alive_at + HOLD).min(since + HOLD_MOST)).filter(|until| *until > now) {
             Some(until) => router.ping = Word::Doubts(since, until, now + LOOK, None),
-            None => router.convicts(drained, now, |router| router.ping = Word::Convicts),
+            None => router.convicts(excused, now, |router| router.ping = Word::Convicts),
         }
     }
 
@@ -282,7 +287,7 @@ impl Reference {
     }
 
     pub fn echo(&mut self, node: Node, session: u64, answered: bool, late: bool, now: Time) {
-        let drained = self.drained(node);
+        let excused = self.excused(node, now);
         let router = self.router(node);
         if router.session != Some(session) {
             return;
@@ -293,14 +298,14 @@ impl Reference {
         } else if let Some(missed) = &mut router.echoes {
             *missed += u32::from(!late);
             if *missed >= 2 {
-                router.convicts(drained, now, |router| router.echo = true);
+                router.convicts(excused, now, |router| router.echo = true);
             }
         }
     }
 
     /// A round of witnesses: most reached it, most did not, or nobody could say.
     pub fn probe(&mut self, node: Node, reached: Option<bool>, late: bool, now: Time) {
-        let drained = self.drained(node);
+        let excused = self.excused(node, now);
         let router = self.router(node);
         let Some(reached) = reached else {
             let since = *router.unwitnessed_since.get_or_insert(now);
@@ -318,12 +323,13 @@ impl Reference {
         if there && !late && router.settling.is_none_or(|since| now - since >= SETTLES) {
             router.missed += 1;
             if router.missed >= 2 {
-                router.convicts(drained, now, |router| router.probe = true);
+                router.convicts(excused, now, |router| router.probe = true);
             }
         }
     }
 
     fn common_loss(&mut self, nodes: &[Node], since: Time, now: Time) {
+        self.starting_until = Some(now + GRACE);
         for node in nodes {
             let Some(router) = self.routers.get_mut(node) else { continue };
             router.losses.retain(|at| *at < since);
@@ -447,6 +453,7 @@ impl Reference {
         }
         self.addresses.retain(|node, _| !self.mute.contains(node));
         (self.lost, self.common) = (Vec::new(), false);
+        self.starting_until = Some(now + GRACE);
         for node in primaries {
             self.router(*node);
         }
@@ -464,17 +471,41 @@ impl Reference {
     pub fn deleted(&mut self, node: Node) {
         self.routers.remove(&node);
         self.facts.remove(&node);
+        self.before.remove(&node);
         self.addresses.remove(&node);
         self.paths.retain(|(of, _), _| *of != node);
     }
 
+    /// One that can't have it any more when it is stored does not get it.
     pub fn moves(&mut self, prefix: Prefix, to: Node) {
+        if !self.facts.get(&to).is_some_and(|facts| facts.offers.contains_key(&prefix)) {
+            return;
+        }
         self.primary.insert(prefix, to);
         self.moved.insert(prefix);
     }
 
     fn drained(&self, node: Node) -> bool {
         self.facts.get(&node).is_some_and(|facts| facts.drained)
+    }
+
+    /// Whether what happens to it is not held against it.
+    fn excused(&self, node: Node, now: Time) -> bool {
+        self.drained(node) || self.starting_until.is_some_and(|until| now < until)
+    }
+
+    /// Whoever could not carry a prefix, and can again, is as if it had just come.
+    fn comes_back(&mut self, now: Time) {
+        for (node, facts) in &self.facts {
+            let was = self.before.insert(*node, (facts.rows.clone(), facts.expired));
+            let Some((rows, expired)) = was else { continue };
+            for (prefix, advertised) in &facts.rows {
+                let again = *advertised && rows.get(prefix) == Some(&false);
+                if again || (expired && !facts.expired) {
+                    self.paths.entry((*node, *prefix)).or_default().cleared_at = Some(now);
+                }
+            }
+        }
     }
 
     /// The next moment at which something changes by itself; the caller stops there.
@@ -493,6 +524,8 @@ impl Reference {
     /// It is now: what is due happens, and everything is decided again.
     pub fn decide(&mut self, now: Time) {
         self.now = now;
+        self.comes_back(now);
+        let starting = self.starting_until.is_some_and(|until| now < until);
         let drained: BTreeSet<Node> = self.routers.keys().copied().filter(|node| self.drained(*node)).collect();
         for (node, router) in &mut self.routers {
             if router.grace.is_some_and(|until| until <= now) {
@@ -520,7 +553,7 @@ impl Reference {
             let due = |word: Word| matches!(word, Word::Doubts(_, until, ..) if until <= now);
             let over = [due(router.stream), due(router.ping)];
             if over.contains(&true) {
-                router.convicts(drained.contains(node), now, |router| {
+                router.convicts(starting || drained.contains(node), now, |router| {
                     for (word, over) in [&mut router.stream, &mut router.ping].into_iter().zip(over) {
                         *word = if over { Word::Convicts } else { *word };
                     }

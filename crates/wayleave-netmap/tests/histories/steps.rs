@@ -65,6 +65,9 @@ pub enum Step {
     Passes(u64),
     /// The server stands still for so many milliseconds, and then does all that was due.
     StandsStill(u64),
+    /// From now on the store takes nothing: one commit is on its way, and what is asked for meanwhile waits.
+    StoreHangs,
+    StoreAnswers,
     Restart,
 }
 
@@ -99,7 +102,7 @@ fn step(chance: &mut Chance) -> Step {
     // Who only looks, mostly.
     let witness = [5, 6, 6, node][chance.below(4) as usize];
     let of = (!chance.below(4).is_multiple_of(4)).then_some(elected);
-    match chance.below(149) {
+    match chance.below(154) {
         0..12 => Step::Opens(node),
         12..20 => Step::Loses(router, chance.below(2) == 0),
         20..22 => Step::EndsAnOldSession(node),
@@ -151,6 +154,8 @@ fn step(chance: &mut Chance) -> Step {
         138..141 => Step::ChecksStandbys(elected, [None, Some(witness), Some(witness)][chance.below(3) as usize]),
         141..147 => Step::Lends(elected, router, witness, chance.below(3) > 0),
         147..148 => Step::TakesBack(elected),
+        148..150 => Step::StoreHangs,
+        150..153 => Step::StoreAnswers,
         _ => Step::Restart,
     }
 }

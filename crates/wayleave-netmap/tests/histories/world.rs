@@ -1,6 +1,6 @@
 //! A tailnet, what a store would have of it, the second election beside it, and one client that keeps its map.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use wayleave_model::{
 use wayleave_netmap::{PeerCache, Pieces, Shared};
 use wayleave_routes::{Cause, Group, PathOutcome, PathRound, PrimaryChange, ProbeRound, Role, Seat, Testimony};
 use wayleave_tailnet::{
-    ApproveMode, Command, Effect, Ending, Event, Loaded, Loan, LoginToken, NewAuthKey, NewPathCheck, Outcome,
+    ApproveMode, Command, Effect, Ending, Event, Loaded, Loan, LoginToken, NewAuthKey, NewPathCheck, Plan,
     Registration, Report, Settings, Snapshot, Tailnet, Term, Write,
 };
 
@@ -45,6 +45,14 @@ pub struct World {
     pub nodes: BTreeMap<NodeId, Node>,
     pub routes: BTreeMap<RouteId, Route>,
     pub loaded: Loaded,
+    /// The store takes nothing for now.
+    hangs: bool,
+    /// Of what waited for it, one after the other is done, with all else in between.
+    catches_up: bool,
+    /// What it was given before that, and what waits for it.
+    pub on_its_way: Option<Plan>,
+    waiting: VecDeque<Command>,
+    behind: Behind,
     /// Moves since they were last looked at.
     pub moves: Vec<PrimaryChange>,
     /// A router that was without control for a while in the last step, and whose witnesses reached it all the time.
@@ -61,6 +69,13 @@ pub struct World {
     homes: BTreeMap<u8, u32>,
     /// Where each has addresses, in bits ([`Step::Endpoints`]).
     addresses: BTreeMap<u8, u8>,
+}
+
+/// What is in force and not durable yet.
+#[derive(Default)]
+struct Behind {
+    nodes: BTreeSet<NodeId>,
+    routes: BTreeSet<RouteId>,
 }
 
 pub fn prefix(p: u8) -> Prefix {
@@ -112,6 +127,11 @@ impl World {
             nodes: BTreeMap::new(),
             routes: BTreeMap::new(),
             loaded: Loaded::default(),
+            hangs: false,
+            catches_up: false,
+            on_its_way: None,
+            waiting: VecDeque::new(),
+            behind: Behind::default(),
             moves: Vec::new(),
             held: None,
             viewer: None,
@@ -154,8 +174,38 @@ impl World {
         self.viewer = Viewer::connects(node, &snapshot, &self.shared, &self.cache, self.now);
     }
 
-    fn ask(&mut self, command: Command) -> Option<Outcome> {
-        let plan = self.tailnet.plan(command, self.now).ok()?;
+    /// Asks for something, and says whether that can be done. While the store hangs that is not known.
+    fn ask(&mut self, command: Command) -> bool {
+        let can = self.hangs || self.tailnet.plan(command.clone(), self.now).is_ok();
+        self.waiting.push_back(command);
+        self.plan_next();
+        can
+    }
+
+    /// What waits is planned once what is on its way is durable, as in the server.
+    fn plan_next(&mut self) {
+        while self.on_its_way.is_none() {
+            let Some(command) = self.waiting.pop_front() else { return };
+            let Ok(plan) = self.tailnet.plan(command, self.now) else { continue };
+            if self.hangs && !plan.writes().is_empty() {
+                self.on_its_way = Some(plan);
+            } else {
+                self.commits(plan);
+            }
+        }
+    }
+
+    fn store_answers(&mut self) {
+        self.hangs = false;
+        self.catches_up = true;
+        if let Some(plan) = self.on_its_way.take() {
+            self.commits(plan);
+        }
+        self.plan_next();
+        self.catches_up = false;
+    }
+
+    fn commits(&mut self, plan: Plan) {
         for write in plan.writes() {
             match write.clone() {
                 Write::Node(node) => drop(self.nodes.insert(node.id, *node)),
@@ -175,10 +225,18 @@ impl World {
                     }
                 }
                 Write::PathCheck(check) => {
+                    let at = elected().position(|elected| elected == check.prefix).unwrap();
+                    let p = u8::try_from(at).unwrap();
+                    let target = [97, 98, 99].into_iter().find(|target| behind(p, *target) == check.target);
+                    self.reference.sets_check(at, target, self.now.as_millis());
                     self.loaded.path_checks.retain(|old| old.prefix != check.prefix);
                     self.loaded.path_checks.push(check);
                 }
-                Write::DeletePathCheck(prefix) => self.loaded.path_checks.retain(|old| old.prefix != prefix),
+                Write::DeletePathCheck(prefix) => {
+                    let at = elected().position(|elected| elected == prefix).unwrap();
+                    self.reference.sets_check(at, None, self.now.as_millis());
+                    self.loaded.path_checks.retain(|old| old.prefix != prefix);
+                }
                 Write::Moved { prefix, to, .. } => {
                     for row in self.routes.values_mut().filter(|row| row.prefix == prefix && row.deleted_at.is_none()) {
                         row.is_primary = row.node == to;
@@ -189,9 +247,26 @@ impl World {
                 _ => {}
             }
         }
-        let outcome = plan.outcome().clone();
         self.tell(Event::Committed(Box::new(plan.into_committed())));
-        Some(outcome)
+        self.write_behind();
+        if self.catches_up {
+            self.forget_the_deleted();
+            self.reference_follows();
+        }
+    }
+
+    /// What is in force is written as it is then, and not while a commit is on its way.
+    fn write_behind(&mut self) {
+        if self.on_its_way.is_some() {
+            return;
+        }
+        let Behind { nodes, routes } = std::mem::take(&mut self.behind);
+        for id in nodes {
+            self.nodes.extend(self.tailnet.registry().node(id).map(|node| (id, node.clone())));
+        }
+        for id in routes {
+            self.routes.extend(self.tailnet.routes().row(id).map(|row| (id, row.clone())));
+        }
     }
 
     fn tell(&mut self, event: Event) {
@@ -219,16 +294,8 @@ impl World {
             match effect {
                 Effect::Propose(command) => proposals.push(command),
                 Effect::PrimaryChanged(change) => self.moves.push(change),
-                Effect::NodeRow(id) => {
-                    if let Some(node) = self.tailnet.registry().node(id) {
-                        self.nodes.insert(id, node.clone());
-                    }
-                }
-                Effect::RouteRow(id) => {
-                    if let Some(row) = self.tailnet.routes().row(id) {
-                        self.routes.insert(id, row.clone());
-                    }
-                }
+                Effect::NodeRow(id) => drop(self.behind.nodes.insert(id)),
+                Effect::RouteRow(id) => drop(self.behind.routes.insert(id)),
                 Effect::SeatRow(prefix, group) => {
                     let tags = group.as_ref().map(|group| (**group).clone()).unwrap_or_default();
                     self.loaded.seats.retain(|row| row.prefix != prefix || row.group != tags);
@@ -241,6 +308,7 @@ impl World {
                 _ => {}
             }
         }
+        self.write_behind();
         for command in proposals {
             self.ask(command);
         }
@@ -272,8 +340,8 @@ impl World {
         let table = self.tailnet.routes();
         self.reference.facts.clear();
         for node in self.tailnet.registry().nodes() {
-            let mut facts = Facts { drained: node.drained, ..Facts::default() };
             let expired = node.expires_at.is_some_and(|end| end <= self.now);
+            let mut facts = Facts { drained: node.drained, expired, ..Facts::default() };
             for (at, prefix) in elected().enumerate() {
                 let Some(row) = table.row_of(node.id, &prefix) else { continue };
                 facts.rows.insert(at, row.advertised);
@@ -372,9 +440,7 @@ impl World {
             }
             Step::Check(p, Some(target)) => self.sets_check(*p, *target, false, None),
             Step::Check(p, None) => {
-                if self.ask(Command::RemovePathCheck { prefix: prefix(*p) }).is_some() {
-                    self.reference.sets_check(usize::from(*p), None, now);
-                }
+                self.ask(Command::RemovePathCheck { prefix: prefix(*p) });
             }
             Step::ChecksStandbys(p, named) => {
                 let witness = named.and_then(|n| self.node(n)).map(WitnessChoice::Node);
@@ -439,12 +505,19 @@ impl World {
                 let effects = self.tailnet.handle_deadline(self.now);
                 self.run(effects);
             }
-            Step::Restart => self.restarts(),
+            Step::StoreHangs => self.hangs = true,
+            Step::StoreAnswers => self.store_answers(),
+            Step::Restart => {
+                self.store_answers();
+                self.restarts();
+            }
             Step::Delete(n) => {
                 if let Some(node) = self.node(*n) {
                     self.ask(Command::DeleteNode { node });
-                    self.open.remove(n);
-                    *self.generation.entry(*n).or_default() += 1;
+                    if self.node(*n).is_none() {
+                        self.open.remove(n);
+                        *self.generation.entry(*n).or_default() += 1;
+                    }
                 }
             }
             Step::Disable(..)
@@ -470,9 +543,7 @@ impl World {
         let (prefix, target_address) = (prefix(p), behind(p, target));
         let (every, by) = (Duration::from_secs(2), Approver::Cli);
         let check = NewPathCheck { prefix, target: target_address, every, witness, standby, by };
-        if self.ask(Command::SetPathCheck(Box::new(check))).is_some() {
-            self.reference.sets_check(usize::from(p), Some(target), self.now.as_millis());
-        }
+        self.ask(Command::SetPathCheck(Box::new(check)));
     }
 
     /// Whether a node carries a prefix, for all, for a group or for some. Groups and spreads are nothing that the second election knows of.
@@ -571,7 +642,7 @@ impl World {
         };
         if let Some(command) = command {
             let done = self.ask(command);
-            assert!(done.is_some() || !matches!(step, Step::Policy(_)), "every policy here is one");
+            assert!(done || !matches!(step, Step::Policy(_)), "every policy here is one");
         }
     }
 

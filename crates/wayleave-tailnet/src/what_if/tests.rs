@@ -49,6 +49,7 @@ pub(crate) fn tailnet(count: u8) -> Tailnet {
             loaded.routes.push(Route { enabled: n <= 2, ..row });
         }
     }
+    loaded.sequences.route = RouteId::new(10);
     let mut tailnet = Tailnet::new(Settings::default(), loaded, now()).unwrap();
     tailnet.apply(Event::Started, now());
     for n in 1..=u64::from(count) {

@@ -34,6 +34,10 @@ pub struct Route {
     pub had_endpoint: bool,
     /// It was advertised at least once, so it is withdrawn, not pre-approved, when it is not advertised now.
     pub was_advertised: bool,
+    /// It passed its prefix's path check at least once; only then can it fail it.
+    pub path_passed: bool,
+    /// Since when it stands convicted by the path check (design.md 4), if it does.
+    pub path_failed_at: Option<Timestamp>,
 }
 
 /// Who said yes or no to a route, and when.

@@ -33,6 +33,8 @@ pub const fn planned(id: RouteId, node: NodeId, prefix: Prefix, now: Timestamp) 
         priority: 0,
         had_endpoint: false,
         was_advertised: false,
+        path_passed: false,
+        path_failed_at: None,
     }
 }
 

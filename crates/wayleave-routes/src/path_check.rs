@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use wayleave_model::{NodeId, Prefix, Timestamp};
+use wayleave_model::{NodeId, Prefix, Route, Timestamp};
 
 use crate::election::Rank;
 use crate::evidence::Kind;
@@ -137,6 +137,7 @@ impl RouteTable {
                 {
                     suspicion.path = PathRecord::default();
                 }
+                self.note_passed(node, &prefix, false, out);
                 self.clear(node, prefix, Kind::Path, now, out);
             }
         }
@@ -146,6 +147,29 @@ impl RouteTable {
     pub fn path_record(&self, node: NodeId, prefix: &Prefix) -> PathRecord {
         let suspicion = self.routers.get(&node).and_then(|router| router.suspicions.get(prefix));
         suspicion.map(|suspicion| suspicion.path).unwrap_or_default()
+    }
+
+    /// What the row of a route has of its checks: what a restart must not forget.
+    fn note_passed(&mut self, node: NodeId, prefix: &Prefix, passed: bool, out: &mut Vec<Effect>) {
+        if let Some(row) = self.row_mut(node, prefix).filter(|row| row.path_passed != passed) {
+            row.path_passed = passed;
+            out.push(Effect::RowChanged(row.id));
+        }
+    }
+
+    /// Takes what was stored of the checks of a route. It stays convicted until it passes.
+    pub(crate) fn restore_path(&mut self, row: &Route) {
+        if !row.path_passed || !self.path_checks.contains_key(&row.prefix) {
+            return;
+        }
+        let (misses, mode) = (self.settings.judging.path_misses, self.settings.judging.mode(Kind::Path));
+        let Some(router) = self.routers.get_mut(&row.node) else { return };
+        let suspicion = router.suspicions.entry(row.prefix).or_default();
+        suspicion.path.passed = true;
+        if let Some(at) = row.path_failed_at {
+            suspicion.path.misses = misses;
+            suspicion.convictions.convict(Cause::PathCheckMissed, mode, at);
+        }
     }
 
     /// A check is over. One of another target, or of a router that was something else when it began, is stale.
@@ -168,7 +192,8 @@ impl RouteTable {
         match outcome {
             PathOutcome::Passed | PathOutcome::Spared => {
                 let failed = record.misses >= misses;
-                if outcome == PathOutcome::Passed {
+                let passed = outcome == PathOutcome::Passed;
+                if passed {
                     record.passed(asked_at);
                 } else {
                     record.passes = None;
@@ -176,6 +201,9 @@ impl RouteTable {
                 record.misses = 0;
                 record.missing_since = None;
                 record.aside = None;
+                if passed {
+                    self.note_passed(node, &prefix, true, out);
+                }
                 self.clear(node, prefix, Kind::Path, now, out);
                 // Others may be convicted once somebody passes.
                 if failed || self.holders(&prefix).any(|other| self.fails(other, &prefix)) {

@@ -76,6 +76,9 @@ impl RouteTable {
         let mode = self.settings.judging.mode(cause.kind());
         let Some(router) = self.routers.get_mut(&node) else { return };
         let verdict = router.suspicions.entry(prefix).or_default().convictions.convict(cause, mode, now);
+        if verdict.is_some() && cause.kind() == Kind::Path {
+            self.note_failed(node, &prefix, Some(now), out);
+        }
         self.note(node, prefix, verdict, out);
     }
 
@@ -88,7 +91,18 @@ impl RouteTable {
         if was_suspect && suspicion.convictions.acting().is_none() {
             suspicion.cleared_at = Some(now);
         }
+        if lifted.is_some() && kind == Kind::Path {
+            self.note_failed(node, &prefix, None, out);
+        }
         self.note(node, prefix, lifted, out);
+    }
+
+    /// What a restart must not forget of it.
+    fn note_failed(&mut self, node: NodeId, prefix: &Prefix, at: Option<Timestamp>, out: &mut Vec<Effect>) {
+        if let Some(row) = self.row_mut(node, prefix) {
+            row.path_failed_at = at;
+            out.push(Effect::RowChanged(row.id));
+        }
     }
 
     fn note(&mut self, node: NodeId, prefix: Prefix, verdict: Option<Verdict>, out: &mut Vec<Effect>) {

@@ -343,6 +343,10 @@ impl RouteTable {
         self.rows.get(self.routers.get(&node)?.prefixes.get(prefix)?)
     }
 
+    pub(crate) fn row_mut(&mut self, node: NodeId, prefix: &Prefix) -> Option<&mut Route> {
+        self.rows.get_mut(self.routers.get(&node)?.prefixes.get(prefix)?)
+    }
+
     /// The live rows of this node, in prefix order.
     pub fn rows_of(&self, node: NodeId) -> impl Iterator<Item = &Route> {
         let ids = self.routers.get(&node).into_iter().flat_map(|router| router.prefixes.values());
@@ -404,19 +408,22 @@ impl RouteTable {
         }
         // A commit says nothing of who is primary, nor of what the node reports by now: the table's own row does. Only a row
         // that is new to it (a first commit, or one that was loaded) brings its own.
-        let (is_primary, advertised, had_endpoint, changed_at) = match self.rows.get(&id) {
-            Some(own) => (own.is_primary, own.advertised, own.had_endpoint, own.updated_at),
+        // Nor of what was found out about it.
+        let own = match self.rows.get(&id) {
+            Some(own) => own.clone(),
             None => {
                 if row.is_primary && row.enabled && !prefix.is_exit() {
                     self.restore_primary(node, prefix, row.updated_at);
                 }
                 let is_primary = row.is_primary && self.seat(&prefix).is_some_and(|seat| seat.node == node);
-                (is_primary, row.advertised, row.had_endpoint, row.updated_at)
+                self.restore_path(&row);
+                Route { is_primary, ..row.clone() }
             }
         };
         // It may have been withdrawn while the commit was under way.
-        let updated_at = row.updated_at.max(changed_at);
-        let row = Route { is_primary, advertised, had_endpoint, updated_at, ..row };
+        let updated_at = row.updated_at.max(own.updated_at);
+        let Route { is_primary, advertised, had_endpoint, path_passed, path_failed_at, .. } = own;
+        let row = Route { is_primary, advertised, had_endpoint, path_passed, path_failed_at, updated_at, ..row };
         // Also after a restart the grace runs from the withdrawal.
         let ends = row.enabled && !advertised && self.ends_with_withdrawal(&row);
         self.await_withdrawal(id, ends.then_some(row.updated_at));

@@ -317,6 +317,8 @@ async fn ten_thousand_nodes_with_thirty_thousand_routes_are_written_in_seconds()
                 priority: 0,
                 had_endpoint: false,
                 was_advertised: true,
+                path_passed: false,
+                path_failed_at: None,
             });
         }
     }

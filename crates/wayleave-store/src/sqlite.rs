@@ -55,6 +55,7 @@ fn migrator() -> Migrator {
         (6, "sites", include_str!("../migrations/0006_sites.sql")),
         (7, "evidence", include_str!("../migrations/0007_evidence.sql")),
         (8, "standby_checks", include_str!("../migrations/0008_standby_checks.sql")),
+        (9, "path_words", include_str!("../migrations/0009_path_words.sql")),
     ];
     let step = |(version, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

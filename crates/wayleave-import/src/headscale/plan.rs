@@ -223,6 +223,8 @@ fn route(route: &translation::Route, id: RouteId, now: Timestamp) -> Route {
         priority: 0,
         had_endpoint: false,
         was_advertised: route.was_advertised,
+        path_passed: false,
+        path_failed_at: None,
     }
 }
 

@@ -84,6 +84,9 @@ struct Path {
     /// What came of each check that counts, the latest last, and what that comes to.
     asked: Vec<Asked>,
     dead: bool,
+    /// Before a restart: that it passed, and that it was dead, of which nothing has passed since.
+    passed_before: bool,
+    dead_before: bool,
     /// When it was last not suspect any more.
     cleared_at: Option<Time>,
 }
@@ -105,7 +108,11 @@ impl Path {
     }
 
     fn fails(&self) -> bool {
-        self.latest(Check::Missed).len() >= 2
+        self.dead_before || self.latest(Check::Missed).len() >= 2
+    }
+
+    fn passed(&self) -> bool {
+        self.passed_before || self.asked.iter().any(|asked| asked.outcome == Check::Passed)
     }
 
     /// Since when it passes, and when it last did.
@@ -364,6 +371,7 @@ impl Reference {
         if before.is_some() && before != target {
             for (_, path) in self.paths.iter_mut().filter(|((_, of), _)| *of == prefix) {
                 path.asked.clear();
+                (path.passed_before, path.dead_before) = (false, false);
                 path.lifts(now, |path| path.dead = false);
             }
         }
@@ -393,6 +401,7 @@ impl Reference {
         let path = self.paths.entry((node, prefix)).or_default();
         path.asked.push(Asked { at: now, outcome, aside });
         if outcome != Check::Missed {
+            path.dead_before = false;
             path.lifts(now, |path| path.dead = false);
         }
     }
@@ -429,7 +438,7 @@ impl Reference {
         if self.checks.contains_key(&prefix) {
             for node in offers {
                 let path = self.paths.entry((node, prefix)).or_default();
-                let passed = path.asked.iter().any(|asked| asked.outcome == Check::Passed);
+                let passed = path.passed();
                 // Two that carry the prefix and miss at the same time: it may be the target.
                 let since = path.latest(Check::Missed).first().map(|asked| asked.at);
                 let is_better = |other: &Path| {
@@ -449,7 +458,8 @@ impl Reference {
 
     pub fn restarts(&mut self, primaries: &BTreeSet<Node>, now: Time) {
         for path in self.paths.values_mut() {
-            *path = Path { had: path.had, ..Path::default() };
+            let (passed_before, dead) = (path.passed(), path.dead);
+            *path = Path { had: path.had, passed_before, dead, dead_before: dead, ..Path::default() };
         }
         self.addresses.retain(|node, _| !self.mute.contains(node));
         (self.lost, self.common) = (Vec::new(), false);

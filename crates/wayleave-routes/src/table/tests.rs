@@ -396,3 +396,46 @@ fn s32_flapping_and_who_carries_what_survive_a_restart() {
     assert_eq!(again.primary(), Some(2), "a steady one takes over once it has waited");
 }
 mod evidence;
+
+#[test]
+fn what_happens_to_anybody_while_the_server_starts_is_not_held_against_it() {
+    let mut story = Story::with_routers(2);
+    story.send(Input::Started);
+    for _ in 0..6 {
+        story.lost(2);
+        story.wait(ms(600));
+        story.up(2);
+        story.wait(ms(2000));
+    }
+    assert_eq!(story.table.rank(NodeId::new(2)), Some(Rank::Steady));
+    story.wait(ms(30_000));
+    for _ in 0..3 {
+        story.lost(2);
+        story.wait(ms(600));
+        story.up(2);
+        story.wait(ms(2000));
+    }
+    assert_eq!(story.table.rank(NodeId::new(2)), Some(Rank::Flapping), "afterwards it is");
+}
+
+#[test]
+fn one_that_withdrew_or_whose_key_expired_waits_before_it_takes_the_prefix_back() {
+    let (node, all) = (NodeId::new(1), BTreeSet::from([Story::prefix()]));
+    let facts = NodeFacts { reachable: true, ..NodeFacts::default() };
+    let withdraws = [Input::Advertised(node, BTreeSet::new()), Input::Advertised(node, all)];
+    let expires = [Input::Node(node, NodeFacts { expired: true, ..facts }), Input::Node(node, facts)];
+    for [goes, comes] in [withdraws, expires] {
+        let mut story = Story::with_routers(2);
+        let row = story.table.row(RouteId::new(1)).unwrap().clone();
+        story.send(Input::Rows(vec![Route { priority: 10, ..row }]));
+        story.wait(Duration::from_secs(600));
+        story.send(goes);
+        assert_eq!(story.primary(), Some(2));
+        story.wait(ms(1000));
+        story.send(comes);
+        story.wait(ms(59_999));
+        assert_eq!(story.primary(), Some(2), "it may go again");
+        story.wait(ms(1));
+        assert_eq!(story.primary(), Some(1));
+    }
+}

@@ -478,3 +478,47 @@ fn evidence_that_is_observed_is_told_and_moves_nothing() {
     assert_eq!(story.standing(1), [Cause::EndpointGone]);
     assert_eq!((story.primary(), story.moves.len()), (Some(1), 0));
 }
+
+#[test]
+fn what_path_checks_found_out_survives_a_restart() {
+    let mut story = Story::with_routers(2);
+    let target: IpAddr = [10, 1, 0, 9].into();
+    let checks = BTreeMap::from([(Story::prefix(), target)]);
+    story.send(Input::PathChecks(checks.clone()));
+    let row = approval::approve(story.table.row(RouteId::new(1)).unwrap(), Approver::Cli, story.now).unwrap();
+    story.send(Input::Rows(vec![Route { priority: 10, ..row }]));
+    let asked = |story: &mut Story, node: u64, outcome: PathOutcome| {
+        story.wait(ms(2000));
+        let (prefix, role) = (Story::prefix(), Role::Carrier);
+        let round = PathRound { prefix, target, role, asked_at: story.now, due: story.now, outcome };
+        story.send(Input::Evidence(NodeId::new(node), Testimony::Path(round)));
+    };
+    asked(&mut story, 1, PathOutcome::Passed);
+    (0..2).for_each(|_| asked(&mut story, 1, PathOutcome::Missed));
+    assert_eq!(story.primary(), Some(2));
+    let restored = Restored {
+        rows: story.table.rows().cloned().collect(),
+        seats: story.table.seat_row(&Story::prefix(), None).into_iter().collect(),
+        path_checks: checks,
+        ..Restored::default()
+    };
+    let mut again = Story { now: story.now, session: 100, ..Story::new() };
+    for node in [1, 2] {
+        again.send(Input::Node(NodeId::new(node), NodeFacts { reachable: true, ..NodeFacts::default() }));
+    }
+    again.send(Input::Restored(restored));
+    again.send(Input::Started);
+    again.up(1);
+    again.up(2);
+    again.wait(Duration::from_secs(120));
+    assert_eq!(again.table.rank_for(NodeId::new(1), &Story::prefix()), Some(Rank::Suspect(Cause::PathCheckMissed)));
+    assert_eq!(again.moves, [], "its priority gives it nothing while nothing has passed through it");
+    // Should it carry the prefix again, and fail again, it is convicted again.
+    again.lost(2);
+    again.wait(ms(600));
+    assert_eq!(again.primary(), Some(1));
+    asked(&mut again, 1, PathOutcome::Passed);
+    again.up(2);
+    (0..2).for_each(|_| asked(&mut again, 1, PathOutcome::Missed));
+    assert_eq!(again.primary(), Some(2));
+}

@@ -2,12 +2,13 @@
 //! several sites.
 //!
 //! The route table says who carries a prefix; this says what that means to people. It is looked at after everything that was applied, for
-//! those prefixes and nodes that it concerned. What is so when a server starts is no news.
+//! those prefixes and nodes that it concerned. What is so when a server starts is no news: what was down when it stopped is down until a
+//! router comes back, and is not told again. Whoever was told that a prefix is down is told when it is up again, however that comes about.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use wayleave_model::{NodeId, Prefix, Timestamp};
-use wayleave_routes::{Candidate, Group, Rank};
+use wayleave_routes::{Candidate, Group, Liveness, Rank};
 
 use crate::collisions::Collision;
 use crate::history::{HistoryEntry, HistoryEvent};
@@ -56,6 +57,12 @@ impl Tailnet {
     pub(crate) fn load_standings(&mut self) {
         self.standings.collisions = self.collisions().into_iter().map(|collision| collision.prefix).collect();
         self.standings.nodes.clear();
+        let nobody = || Standing { up: false, spares: BTreeSet::new() };
+        let was_lost = |node: NodeId| self.registry.node(node).is_some_and(|node| node.last_seen.is_some());
+        for (prefix, _) in self.routes.seats() {
+            let of_prefix = self.routes.seats_of(prefix).filter(|(_, seat)| was_lost(seat.node));
+            self.standings.known.extend(of_prefix.map(|(group, _)| ((*prefix, group.cloned()), nobody())));
+        }
     }
 
     pub(crate) fn look_at_standings(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
@@ -98,7 +105,11 @@ impl Tailnet {
         let candidates = self.routes.candidates_in(&prefix, group.as_ref());
         let seat = self.routes.seat_in(&prefix, group.as_ref()).map(|seat| seat.node);
         let carrier = candidates.iter().find(|candidate| Some(candidate.node) == seat);
-        let up = carrier.is_some_and(serves);
+        let key = (prefix, group.clone());
+        // One that was lost before a start has not come back because the server waits for it.
+        let is_waited_for = |node| matches!(self.routes.liveness(node), Some(Liveness::Grace { .. }));
+        let was_down = self.standings.known.get(&key).is_some_and(|before| !before.up);
+        let up = carrier.is_some_and(|carrier| serves(carrier) && !(was_down && is_waited_for(carrier.node)));
         let spares =
             candidates.iter().filter(|other| Some(other.node) != seat && serves(other)).map(|other| other.node);
         let next = Standing { up, spares: spares.collect() };
@@ -111,7 +122,6 @@ impl Tailnet {
             }
             None => what,
         };
-        let key = (prefix, group.clone());
         let Some(before) = self.standings.known.get(&key) else {
             // What has no router yet neither is down nor comes back.
             if had_router {
@@ -141,11 +151,7 @@ impl Tailnet {
             let cause = rank.map_or_else(|| "no candidate".to_owned(), word);
             tell(lost, HistoryEvent::RedundancyLost(of(cause)));
         }
-        if next.up || had_router || !next.spares.is_empty() {
-            self.standings.known.insert(key, next);
-        } else {
-            self.standings.known.remove(&key);
-        }
+        self.standings.known.insert(key, next);
         up
     }
 
@@ -201,9 +207,9 @@ fn word(rank: Rank) -> String {
 mod tests {
     use super::*;
     use crate::what_if::tests::{P, now, prefix, steered, tailnet};
-    use crate::{Ending, Event};
+    use crate::{ApproveMode, Command, Ending, Event, Loaded, Settings};
     use std::time::Duration;
-    use wayleave_model::SessionId;
+    use wayleave_model::{Approver, SessionId};
     use wayleave_routes::Cause;
 
     /// Loses a node, and tells what was told within a second, moves and verdicts apart.
@@ -268,6 +274,44 @@ mod tests {
         let moved = entries.find(|entry| matches!(entry.event, HistoryEvent::PrimaryChanged { .. })).unwrap();
         let convicted_at = now() + Duration::from_secs(1);
         assert_eq!(moved.evidence_text(), format!("connection closed since {convicted_at}"));
+    }
+
+    #[test]
+    fn a_prefix_that_nobody_may_carry_any_more_is_restored_when_somebody_does() {
+        let mut tailnet = tailnet(2);
+        let mut ask = |command| {
+            let plan = tailnet.plan(command, now()).unwrap();
+            let effects = tailnet.apply(Event::Committed(Box::new(plan.into_committed())), now());
+            let mut told = told(effects);
+            told.retain(|told| told.starts_with("prefix"));
+            told
+        };
+        let (prefixes, by) = (BTreeSet::from([prefix(P)]), Approver::Cli);
+        let disable = |n| Command::DisableRoutes { node: NodeId::new(n), prefixes: prefixes.clone(), by: by.clone() };
+        assert_eq!(ask(disable(1)), [] as [&str; 0]);
+        assert_eq!(ask(disable(2)), ["prefix down nobody: no candidate"]);
+        let (mode, node) = (ApproveMode::Add, NodeId::new(1));
+        let approve = Command::ApproveRoutes { node, prefixes: prefixes.clone(), mode, by: by.clone() };
+        assert_eq!(ask(approve), ["prefix restored n1: "]);
+        assert_eq!(ask(disable(1)), ["prefix down nobody: no candidate"]);
+        assert_eq!(ask(Command::DeleteNode { node }), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn what_was_down_when_the_server_stopped_is_not_told_again_after_its_start() {
+        let mut tailnet = tailnet(4);
+        lose(&mut tailnet, 2);
+        lose(&mut tailnet, 1);
+        let loaded = Loaded {
+            nodes: tailnet.registry().nodes().cloned().collect(),
+            routes: tailnet.routes().rows().cloned().collect(),
+            ..Loaded::default()
+        };
+        let mut again = Tailnet::new(Settings::default(), loaded, now()).unwrap();
+        assert_eq!(told(again.apply(Event::Started, now())), [] as [&str; 0]);
+        assert_eq!(told(again.handle_deadline(now() + Duration::from_secs(31))), [] as [&str; 0]);
+        let opened = Event::SessionOpened(NodeId::new(2), SessionId::new(12));
+        assert_eq!(told(again.apply(opened, now() + Duration::from_secs(40))), ["prefix restored n2: "]);
     }
 
     #[test]

@@ -209,6 +209,9 @@ impl RouteTable {
             (true, Liveness::Up | Liveness::Doubted { .. } | Liveness::Grace { .. })
             | (false, Liveness::Down { .. }) => {}
         }
+        if before.up && !self.is_up(node) {
+            self.forget_misses_of(node);
+        }
         self.health_changed(node, now, out);
     }
 

@@ -8,6 +8,9 @@
 //! the prefix, the witness is asked for that address too, through the same router: if it answers, the router's leg is alive, and the miss
 //! is the target's ([`PathOutcome::Spared`]).
 //!
+//! What is missed through a router that is down is no news of its leg, and what it missed before it went down, or before others carried the prefix,
+//! does not add up with what it misses when it is back.
+//!
 //! Whoever carries the prefix is checked: the primary, those of groups, those that viewers are spread over. Where two of them miss at the same
 //! time it may be the target's fault, so neither of them is what the other could be replaced by until it has passed again.
 //!
@@ -94,6 +97,13 @@ impl PathRecord {
     fn passed(&mut self, asked_at: Timestamp) {
         self.passed = true;
         self.passes = Some((self.passes.map_or(asked_at, |(first, _)| first), asked_at));
+    }
+
+    /// It missed too few to fail, and was not looked behind for some time: what it misses next is the first.
+    fn forget_misses(&mut self, misses: u32) {
+        if (1..misses).contains(&self.misses) {
+            (self.misses, self.missing_since, self.aside) = (0, None, None);
+        }
     }
 
     fn missed_aside(&mut self, asked_at: Timestamp, primary: Option<Self>) {
@@ -187,6 +197,7 @@ impl RouteTable {
         let misses = self.settings.judging.path_misses;
         let primary = seat.map(|seat| self.path_record(seat.node, &prefix));
         let Some(router) = self.routers.get_mut(&node) else { return };
+        let router_is_up = router.health.is_up();
         let record = &mut router.suspicions.entry(prefix).or_default().path;
         record.at = Some(now);
         match outcome {
@@ -210,7 +221,7 @@ impl RouteTable {
                     self.mark(prefix);
                 }
             }
-            PathOutcome::Missed if late => {}
+            PathOutcome::Missed if late || !router_is_up => {}
             PathOutcome::Missed => {
                 record.misses = record.misses.saturating_add(1);
                 record.passes = None;
@@ -222,6 +233,26 @@ impl RouteTable {
                 if record.misses >= misses {
                     self.mark(prefix);
                 }
+            }
+        }
+    }
+
+    /// A router is down: what it missed is no news of what is behind it.
+    pub(crate) fn forget_misses_of(&mut self, node: NodeId) {
+        let misses = self.settings.judging.path_misses;
+        let suspicions = self.routers.get_mut(&node).into_iter().flat_map(|router| router.suspicions.values_mut());
+        suspicions.for_each(|suspicion| suspicion.path.forget_misses(misses));
+    }
+
+    /// Those of these that carry a prefix no more are not looked behind from now on.
+    pub(crate) fn forget_misses_for(&mut self, prefix: &Prefix, carried: impl IntoIterator<Item = NodeId>) {
+        let misses = self.settings.judging.path_misses;
+        for node in carried {
+            if self.carries(node, prefix) {
+                continue;
+            }
+            if let Some(suspicion) = self.routers.get_mut(&node).and_then(|router| router.suspicions.get_mut(prefix)) {
+                suspicion.path.forget_misses(misses);
             }
         }
     }

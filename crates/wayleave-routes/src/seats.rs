@@ -217,9 +217,12 @@ impl RouteTable {
         );
         let carried = before.as_ref().map(|seat| &seat.carriers);
         let (carriers, joins_at) = spread::carriers(wants.spread, carried, terms, candidates, now);
+        let carried: BTreeSet<NodeId> =
+            before.iter().flat_map(|seat| seat.carriers.iter().copied().chain([seat.node])).collect();
         let timer = Timer::Seat(prefix, group.cloned());
         let Some(seat) = self.seats.get_mut(&key) else {
-            return self.timers.stop(&timer);
+            self.timers.stop(&timer);
+            return self.forget_misses_for(&prefix, carried);
         };
         seat.pending = decision.pending;
         seat.back_at = back_at;
@@ -229,8 +232,10 @@ impl RouteTable {
             Some(at) => self.timers.set(timer, at),
             None => self.timers.stop(&timer),
         }
+        let spread_anew = before.as_ref().is_some_and(|before| before.carriers != seat.carriers);
+        self.forget_misses_for(&prefix, carried);
         let Some(before) = before else { return };
-        let (fell, spread_anew) = (before.fallen_back != fallen_back, before.carriers != seat.carriers);
+        let fell = before.fallen_back != fallen_back;
         if fell || spread_anew {
             out.push(Effect::SeatChanged(prefix, group.cloned()));
             self.tell_holders(&prefix, out);
@@ -272,6 +277,7 @@ impl RouteTable {
             }
             None => drop(self.seats.remove(&key)),
         }
+        self.forget_misses_for(&prefix, from);
         out.push(Effect::SeatChanged(prefix, group.cloned()));
         out.extend([from, to].into_iter().flatten().map(Effect::RoutesOf));
         if self.prefix_settings(&prefix).spread != Spread::Single {

@@ -139,6 +139,12 @@ async fn reach(app: &App, witness: NodeId, how: PeerPing, address: IpAddr, withi
     }
 }
 
+/// Whether a witness reaches a router over the tailnet.
+async fn tunnel_stands(app: &App, router: &NodeView, witness: NodeId, within: Duration) -> bool {
+    let Some(address) = router.node.addresses.iter().next() else { return false };
+    matches!(reach(app, witness, PeerPing::Tsmp, address, within).await, Word::Reached(_))
+}
+
 /// Time-outs are never told; what is told is an answer, or why the client could not ask (protocol.md 6.3).
 fn word(body: &[u8]) -> Word {
     match PingResponse::from_wire(body) {

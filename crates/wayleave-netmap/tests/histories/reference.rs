@@ -9,6 +9,8 @@ pub type Prefix = usize;
 /// Milliseconds.
 pub type Time = i64;
 
+/// How many prefixes there may be.
+const PREFIXES: Prefix = 5;
 const LOST: Time = 500;
 const GRACE: Time = 30_000;
 const FLAP_HOLD: Time = 600_000;
@@ -157,6 +159,8 @@ pub enum Check {
     Passed,
     Spared,
     Missed,
+    /// It was not looked behind for some time, before it failed.
+    Forgotten,
 }
 
 /// What it is given of a node.
@@ -199,6 +203,8 @@ pub struct Reference {
     starting_until: Option<Time>,
     /// What each advertised before, and whether its key had expired.
     before: BTreeMap<Node, (BTreeMap<Prefix, bool>, bool)>,
+    /// Who was up when it last decided.
+    up: BTreeSet<Node>,
     now: Time,
 }
 
@@ -392,7 +398,8 @@ impl Reference {
         if self.checks.get(&prefix) != Some(&target) || !has_row {
             return;
         }
-        if outcome == Check::Missed && late {
+        let is_down = self.routers.get(&node).is_none_or(Router::is_down);
+        if outcome == Check::Missed && (late || is_down) {
             return;
         }
         let primary = self.primary.get(&prefix);
@@ -403,6 +410,16 @@ impl Reference {
         if outcome != Check::Missed {
             path.dead_before = false;
             path.lifts(now, |path| path.dead = false);
+        }
+    }
+
+    /// It carries the prefix no more, or went down: what it misses next is the first.
+    pub fn forgets_misses(&mut self, node: Node, prefix: Prefix, now: Time) {
+        if let Some(path) = self.paths.get_mut(&(node, prefix))
+            && !path.fails()
+            && !path.latest(Check::Missed).is_empty()
+        {
+            path.asked.push(Asked { at: now, outcome: Check::Forgotten, aside: None });
         }
     }
 
@@ -575,10 +592,19 @@ impl Reference {
             let steady = !router.is_down() && router.flapping_until.is_none() && !drained.contains(node);
             router.steady_since = if steady { router.steady_since.or(Some(now)) } else { None };
         }
+        let up = self.all_up();
+        let was_up = std::mem::replace(&mut self.up, up.clone());
+        for node in was_up.difference(&up) {
+            (0..PREFIXES).for_each(|prefix| self.forgets_misses(*node, prefix, now));
+        }
         for prefix in self.rules.keys().copied().collect::<Vec<_>>() {
             self.suspects(prefix, now);
             self.elect(prefix, now);
         }
+    }
+
+    fn all_up(&self) -> BTreeSet<Node> {
+        self.routers.iter().filter(|(_, router)| !router.is_down()).map(|(node, _)| *node).collect()
     }
 
     /// 0 steady, 1 flapping, 2 drained, 3 suspect, 4 down.

@@ -53,6 +53,8 @@ pub struct World {
     pub on_its_way: Option<Plan>,
     waiting: VecDeque<Command>,
     behind: Behind,
+    /// Who carried each prefix when that was last looked at.
+    carriers: BTreeMap<usize, BTreeSet<NodeId>>,
     /// Moves since they were last looked at.
     pub moves: Vec<PrimaryChange>,
     /// A router that was without control for a while in the last step, and whose witnesses reached it all the time.
@@ -132,6 +134,7 @@ impl World {
             on_its_way: None,
             waiting: VecDeque::new(),
             behind: Behind::default(),
+            carriers: BTreeMap::new(),
             moves: Vec::new(),
             held: None,
             viewer: None,
@@ -364,6 +367,13 @@ impl World {
             self.reference.rules.insert(at, Rules { failback, frozen });
         }
         self.reference.decide(self.now.as_millis());
+        for (at, prefix) in elected().enumerate() {
+            let carriers: BTreeSet<NodeId> = self.tailnet.routes().carriers(&prefix).into_iter().collect();
+            let before = self.carriers.insert(at, carriers.clone()).unwrap_or_default();
+            for node in before.difference(&carriers) {
+                self.reference.forgets_misses(node.get(), at, self.now.as_millis());
+            }
+        }
     }
 
     fn happens(&mut self, step: &Step) {

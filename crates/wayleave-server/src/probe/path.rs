@@ -15,13 +15,15 @@ use wayleave_routes::{PathOutcome, PathRound, Role, Testimony};
 use wayleave_tailnet::{Event, NodeView, Snapshot, Tailnet};
 use wayleave_wire::ping::PeerPing;
 
-use super::{Word, reach, standby};
+use super::{Word, reach, standby, tunnel_stands};
 use crate::app::App;
 
 /// How often the list of checks is looked at for new ones.
 const LOOK: Duration = Duration::from_millis(500);
 /// So many witnesses that know no way are asked in one check.
 const MOST_TRIES: usize = 8;
+/// So many witnesses that don't reach the router itself are asked in one check.
+const MOST_APART: usize = 2;
 /// Others' addresses that are asked for when the target does not answer.
 const MOST_OTHERS: usize = 3;
 
@@ -121,13 +123,22 @@ async fn run(app: &App, task: Task, snapshot: &Snapshot) -> PathReport {
         let any = PathCheck { witness: None, ..task.check.clone() };
         witnesses = app.witnesses.behind(view, snapshot, |witness| is_named(app, &any, witness) && free(witness));
     }
+    let mut apart = 0;
     for witness in witnesses.into_iter().take(MOST_TRIES) {
         let asked_at = app.control.clock().now();
         let due = asked_at + within;
         let mut target = pin!(reach(app, witness, PeerPing::Icmp, task.check.target, within));
-        let (word, spared) = match timeout(within / 3, &mut target).await {
-            Ok(word) => (word, false),
-            Err(_) => tokio::join!(target, others_answer(app, witness, &task.others, within.mul_f64(2.0 / 3.0))),
+        let (word, spared, stands) = match timeout(within / 3, &mut target).await {
+            Ok(word) => (word, false, true),
+            // Where the router itself is not reached it is no news of what is behind it, and is judged as that (design.md 4).
+            Err(_) => {
+                let rest = within.mul_f64(2.0 / 3.0);
+                tokio::join!(
+                    target,
+                    others_answer(app, witness, &task.others, rest),
+                    tunnel_stands(app, view, witness, rest)
+                )
+            }
         };
         let outcome = match word {
             Word::Reached(answer) => {
@@ -139,6 +150,10 @@ async fn run(app: &App, task: Task, snapshot: &Snapshot) -> PathReport {
                 PathOutcome::Passed
             }
             Word::Silent if spared => PathOutcome::Spared,
+            Word::Silent if !stands => {
+                apart += 1;
+                if apart >= MOST_APART { break } else { continue }
+            }
             Word::Silent => PathOutcome::Missed,
             Word::NoPeer => {
                 app.witnesses.accepts_no_routes(witness);

@@ -21,7 +21,7 @@ use wayleave_tailnet::{Event, Loan, NodeView, Snapshot, Tailnet, Term};
 use wayleave_wire::ping::PeerPing;
 
 use super::path::{PathReport, is_named};
-use super::{Word, reach};
+use super::{Word, reach, tunnel_stands};
 use crate::app::App;
 
 /// How long a client may take to do what a new map says, once it has it. A ping before that would go the old way; its answer names the
@@ -128,7 +128,7 @@ async fn led(app: &App, standby: &NodeView, loan: Loan, is_old: bool) {
         if !app.control.read(move |tailnet| tailnet.may_lend(&loan, now)).await.unwrap_or(false) {
             return;
         }
-        if !tunnel_stands(app, standby, witness).await {
+        if !tunnel_stands(app, standby, witness, app.options.evidence.probe_within).await {
             return;
         }
         app.witnesses.lead(prefix, witness);
@@ -159,7 +159,8 @@ async fn led(app: &App, standby: &NodeView, loan: Loan, is_old: bool) {
     }
     if outcome == Some(PathOutcome::Missed) {
         // What was asked for when the loan was over, or the tunnel broken, is no news of the leg.
-        let counts = lasted && tunnel_stands(app, standby, witness).await;
+        let stands = || tunnel_stands(app, standby, witness, app.options.evidence.probe_within);
+        let counts = lasted && stands().await;
         outcome = outcome.filter(|_| counts);
     }
     let Some(outcome) = outcome else { return };
@@ -193,12 +194,6 @@ async fn ask(app: &App, standby: &NodeView, witness: NodeId, target: IpAddr, lef
             Word::Nothing => return None,
         }
     }
-}
-
-/// Whether a witness reaches a router over the tailnet.
-async fn tunnel_stands(app: &App, router: &NodeView, witness: NodeId) -> bool {
-    let Some(address) = router.node.addresses.iter().next() else { return false };
-    matches!(reach(app, witness, PeerPing::Tsmp, address, app.options.evidence.probe_within).await, Word::Reached(_))
 }
 
 async fn give_back(app: &App, prefix: Prefix) {

@@ -27,6 +27,12 @@ impl Story {
         self.send(Input::PathChecks([(Self::prefix(), TARGET.parse().unwrap())].into()));
     }
 
+    /// A check of whoever carries the prefix is over, two seconds later.
+    fn check_later(&mut self, node: u64, outcome: PathOutcome) {
+        self.wait(ms(2000));
+        self.check(node, Role::Carrier, outcome);
+    }
+
     /// A check that was asked for now is over.
     fn check(&mut self, node: u64, role: Role, outcome: PathOutcome) {
         let round = PathRound {
@@ -482,24 +488,16 @@ fn evidence_that_is_observed_is_told_and_moves_nothing() {
 #[test]
 fn what_path_checks_found_out_survives_a_restart() {
     let mut story = Story::with_routers(2);
-    let target: IpAddr = [10, 1, 0, 9].into();
-    let checks = BTreeMap::from([(Story::prefix(), target)]);
-    story.send(Input::PathChecks(checks.clone()));
+    story.checked();
     let row = approval::approve(story.table.row(RouteId::new(1)).unwrap(), Approver::Cli, story.now).unwrap();
     story.send(Input::Rows(vec![Route { priority: 10, ..row }]));
-    let asked = |story: &mut Story, node: u64, outcome: PathOutcome| {
-        story.wait(ms(2000));
-        let (prefix, role) = (Story::prefix(), Role::Carrier);
-        let round = PathRound { prefix, target, role, asked_at: story.now, due: story.now, outcome };
-        story.send(Input::Evidence(NodeId::new(node), Testimony::Path(round)));
-    };
-    asked(&mut story, 1, PathOutcome::Passed);
-    (0..2).for_each(|_| asked(&mut story, 1, PathOutcome::Missed));
+    story.check_later(1, PathOutcome::Passed);
+    (0..2).for_each(|_| story.check_later(1, PathOutcome::Missed));
     assert_eq!(story.primary(), Some(2));
     let restored = Restored {
         rows: story.table.rows().cloned().collect(),
         seats: story.table.seat_row(&Story::prefix(), None).into_iter().collect(),
-        path_checks: checks,
+        path_checks: story.table.path_checks.clone(),
         ..Restored::default()
     };
     let mut again = Story { now: story.now, session: 100, ..Story::new() };
@@ -517,8 +515,55 @@ fn what_path_checks_found_out_survives_a_restart() {
     again.lost(2);
     again.wait(ms(600));
     assert_eq!(again.primary(), Some(1));
-    asked(&mut again, 1, PathOutcome::Passed);
+    again.check_later(1, PathOutcome::Passed);
     again.up(2);
-    (0..2).for_each(|_| asked(&mut again, 1, PathOutcome::Missed));
+    (0..2).for_each(|_| again.check_later(1, PathOutcome::Missed));
     assert_eq!(again.primary(), Some(2));
+}
+
+#[test]
+fn what_a_dead_router_misses_does_not_make_it_suspect_when_it_is_back() {
+    let mut story = Story::with_routers(2);
+    story.checked();
+    story.check_later(1, PathOutcome::Passed);
+    // The whole site goes dark: what is missed is no news of its legs.
+    story.lost(1);
+    story.lost(2);
+    story.wait(ms(600));
+    (0..3).for_each(|_| story.check_later(1, PathOutcome::Missed));
+    story.up(2);
+    assert_eq!(story.primary(), Some(2));
+    story.up(1);
+    story.wait(ms(10_000));
+    assert_eq!(story.table.rank_for(NodeId::new(1), &Story::prefix()), Some(Rank::Steady));
+}
+
+#[test]
+fn a_miss_from_before_a_router_went_down_does_not_count_hours_later() {
+    let mut story = Story::with_routers(2);
+    story.checked();
+    story.check_later(1, PathOutcome::Passed);
+    story.check_later(1, PathOutcome::Missed);
+    story.lost(1);
+    story.wait(ms(600));
+    story.up(1);
+    story.send(Input::Moved(Story::prefix(), NodeId::new(1), Approver::Cli));
+    story.check_later(1, PathOutcome::Missed);
+    assert_eq!(story.primary(), Some(1), "that is the first");
+    story.check_later(1, PathOutcome::Missed);
+    assert_eq!(story.primary(), Some(2));
+}
+
+#[test]
+fn a_miss_from_before_a_person_moved_the_prefix_away_does_not_count_when_it_is_moved_back() {
+    let mut story = Story::with_routers(2);
+    story.checked();
+    story.check_later(1, PathOutcome::Passed);
+    story.check_later(1, PathOutcome::Missed);
+    for to in [2, 1] {
+        story.wait(ms(5000));
+        story.send(Input::Moved(Story::prefix(), NodeId::new(to), Approver::Cli));
+    }
+    story.check_later(1, PathOutcome::Missed);
+    assert_eq!(story.primary(), Some(1));
 }

@@ -10,7 +10,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use wayleave_model::{Approver, NodeId, Prefix, RouteId, SessionId, Timestamp};
 use wayleave_routes::{
-    Candidate, Cause, Effect, Incumbent, Input, NodeFacts, Rank, RouteTable, Settings, Terms, approval, elect,
+    Candidate, Cause, Effect, Incumbent, Input, NodeFacts, Presence, Rank, RouteTable, Settings, Terms, approval, elect,
 };
 
 /// So many prefixes go from one router to the next.
@@ -35,6 +35,7 @@ fn candidates(bencher: Bencher<'_, '_>, candidates: u64) {
             rank: rank(node),
             priority: 0,
             steady_since: (node > 1).then_some(START),
+            presence: Presence::Here,
         })
         .collect();
     let elected = |all: &[Candidate]| elect(Incumbent::Node(NodeId::new(1)), all, Terms::default(), START);

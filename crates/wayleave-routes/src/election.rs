@@ -6,6 +6,8 @@
 //!    primary is flapping, takes over only after it has been steady for `failback_after`.
 //! 2. A primary that is drained, suspect, down or no candidate any more is replaced at once by the best candidate, if that
 //!    ranks better: by rank, then priority, then the one that joined first. A primary that is no candidate ranks below all.
+//!    Of those that rank alike one that has just been lost comes last; one that is waited for after a start or a common loss comes after
+//!    all that are up: only for whoever carries a prefix does it count as up (design.md 4).
 //! 3. If none ranks better, the primary stays as long as it is a candidate: traffic must not leak into a wider route when
 //!    everybody is down, and whoever comes back first takes the prefix at once. Without any candidate it is on nobody.
 //!
@@ -40,8 +42,8 @@ impl Rank {
             Self::Steady => 0,
             Self::Flapping => 1,
             Self::Drained => 2,
-            Self::Suspect(_) => 3,
-            Self::Down(_) => 4,
+            Self::Suspect(_) => 4,
+            Self::Down(_) => 5,
         }
     }
 
@@ -49,6 +51,17 @@ impl Rank {
     const fn holds(self) -> bool {
         matches!(self, Self::Steady | Self::Flapping)
     }
+}
+
+/// Whether a candidate that is not known to be down is really there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Presence {
+    /// It has a session, and nobody doubts it; or it is known to be down.
+    Here,
+    /// It was lost, or is silent, and is not convicted of that yet.
+    Doubted,
+    /// It has not come back since a start or a common loss.
+    Awaited,
 }
 
 /// A node that could carry the prefix: it advertises it, is approved for it, is neither expired nor deleted, and others can
@@ -63,6 +76,28 @@ pub struct Candidate {
     pub priority: i32,
     /// Since when it has been steady without a break; `None` unless it is.
     pub steady_since: Option<Timestamp>,
+    /// Whether it is there.
+    pub presence: Presence,
+}
+
+impl Candidate {
+    /// How good it is as one that does not carry the prefix: its rank, but one that is waited for is not up.
+    const fn class(&self) -> u8 {
+        match (self.presence, self.rank) {
+            (Presence::Awaited, Rank::Steady | Rank::Flapping | Rank::Drained) => 3,
+            (_, rank) => rank.class(),
+        }
+    }
+
+    /// Whether it is as good as a router can be.
+    pub fn is_steady(&self) -> bool {
+        self.rank == Rank::Steady && self.presence != Presence::Awaited
+    }
+
+    /// Whether it could carry the prefix at once, as far as is known.
+    pub const fn is_up(&self) -> bool {
+        !matches!(self.presence, Presence::Awaited) && !matches!(self.rank, Rank::Suspect(_) | Rank::Down(_))
+    }
 }
 
 /// Who had the prefix before.
@@ -126,7 +161,7 @@ pub struct Decision {
 
 /// Decides who carries a prefix.
 pub fn elect(incumbent: Incumbent, candidates: &[Candidate], terms: Terms, now: Timestamp) -> Decision {
-    let order = |c: &&Candidate| (c.rank.class(), Reverse(c.priority), c.node);
+    let order = |c: &&Candidate| (c.class(), c.presence, Reverse(c.priority), c.node);
     let Some(best) = candidates.iter().min_by_key(order) else {
         return Decision { primary: None, pending: None };
     };
@@ -147,7 +182,7 @@ pub fn elect(incumbent: Incumbent, candidates: &[Candidate], terms: Terms, now: 
     if current.rank.holds() {
         return challenge(current, candidates, terms, now);
     }
-    if best.rank.class() < current.rank.class() {
+    if best.node != current.node && best.class() < current.rank.class() {
         let because = match current.rank {
             Rank::Down(cause) => Because::IncumbentDown(cause),
             Rank::Suspect(cause) => Because::IncumbentSuspect(cause),
@@ -165,7 +200,8 @@ fn first_reason(best: &Candidate, candidates: &[Candidate]) -> Because {
     if others.peek().is_none() {
         return Because::OnlyCandidate;
     }
-    let mut equals = others.filter(|c| c.rank.class() == best.rank.class()).peekable();
+    let like = |c: &Candidate| (c.class(), c.presence);
+    let mut equals = others.filter(|c| like(c) == like(best)).peekable();
     if equals.peek().is_none() {
         Because::BetterRank
     } else if equals.any(|c| c.priority == best.priority) {
@@ -185,7 +221,7 @@ fn challenge(current: &Candidate, candidates: &[Candidate], terms: Terms, now: T
     let challengers = || {
         candidates
             .iter()
-            .filter(|c| c.node != current.node && c.rank == Rank::Steady)
+            .filter(|c| c.node != current.node && c.rank == Rank::Steady && c.presence == Presence::Here)
             .filter(|c| flapping || (c.priority > current.priority && !terms.moved))
     };
     let waited =

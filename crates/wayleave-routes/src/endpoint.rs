@@ -85,7 +85,7 @@ impl RouteTable {
         }
         let candidates = self.candidates(&prefix);
         let somebody_is_better = candidates.iter().any(|candidate| {
-            matches!(candidate.rank, Rank::Steady | Rank::Flapping) && self.own(candidate.node, &prefix) != Own::Gone
+            candidate.is_up() && candidate.rank != Rank::Drained && self.own(candidate.node, &prefix) != Own::Gone
         });
         if !somebody_is_better {
             return;

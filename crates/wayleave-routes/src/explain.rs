@@ -4,7 +4,7 @@ use std::fmt;
 
 use wayleave_model::{Failback, Freeze, NodeId, Prefix, PrefixSettings, Timestamp};
 
-use crate::election::{Candidate, Pending, Rank};
+use crate::election::{Candidate, Pending, Presence, Rank};
 use crate::reason::Gone;
 use crate::seats::Seat;
 use crate::steered::Group;
@@ -58,6 +58,8 @@ pub enum WhyNot {
     Held(Held),
     /// The other is preferred.
     LowerPriority(i32),
+    /// It would be better, but it was lost, or has not come back since a start.
+    Absent,
     /// It is no better, and the other had the prefix before.
     IncumbentStays,
     /// It shares the prefix with the primary: some viewers use it.
@@ -99,6 +101,7 @@ impl WhyNot {
             Self::Held(Held::Moved) => "would be better, but a person moved the prefix".to_owned(),
             Self::Held(Held::Frozen) => "would be better, but the prefix is frozen".to_owned(),
             Self::LowerPriority(priority) => format!("lower priority: {priority}"),
+            Self::Absent => "would be better, but has no connection to the server now".to_owned(),
             Self::IncumbentStays => "stands by: no better than the incumbent".to_owned(),
             Self::Shares => "shares the prefix with the primary".to_owned(),
         }
@@ -156,6 +159,9 @@ impl RouteTable {
         }
         if preferred && terms.moved {
             return WhyNot::Held(Held::Moved);
+        }
+        if (better_rank || preferred) && own.presence != Presence::Here {
+            return WhyNot::Absent;
         }
         if better_rank || preferred {
             return match (terms.failback, own.steady_since) {

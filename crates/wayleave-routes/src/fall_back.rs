@@ -43,6 +43,7 @@ pub(crate) fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::election::Presence;
     use crate::reason::Cause;
 
     const NOW: Timestamp = Timestamp::from_millis(100_000);
@@ -50,7 +51,7 @@ mod tests {
 
     fn candidate(rank: Rank, steady_since: Option<i64>) -> Candidate {
         let steady_since = steady_since.map(Timestamp::from_millis);
-        Candidate { node: NodeId::new(1), rank, priority: 0, steady_since }
+        Candidate { node: NodeId::new(1), rank, priority: 0, steady_since, presence: Presence::Here }
     }
 
     fn at(fallen_back: bool, candidates: &[Candidate]) -> (bool, Option<Timestamp>) {

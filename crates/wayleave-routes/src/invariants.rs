@@ -108,7 +108,7 @@ impl RouteTable {
             if let Some(node) = seat.carriers.iter().find(|node| !candidates.iter().any(|c| c.node == **node)) {
                 return Some(Broken::CarrierNoCandidate(*node));
             }
-            let steady = candidates.iter().any(|c| c.rank == Rank::Steady);
+            let steady = candidates.iter().any(|c| c.is_steady());
             let reachable = candidates.iter().any(|c| !matches!(c.rank, Rank::Down(_)));
             if reachable && !is_frozen && matches!(own.rank, Rank::Down(_)) {
                 return Some(Broken::LeftOnDown(seat.node));

@@ -43,7 +43,7 @@ mod table;
 mod terms;
 pub mod witness;
 
-pub use election::{Candidate, Decision, Incumbent, Pending, Primary, Rank, Terms, elect};
+pub use election::{Candidate, Decision, Incumbent, Pending, Presence, Primary, Rank, Terms, elect};
 pub use endpoint::Endpoints;
 pub use evidence::{Conviction, Convictions, Judging, Kind, Mode, ModeError, ProbeRound, Testimony, Verdict};
 pub use explain::{Explanation, Standing, WhyNot};

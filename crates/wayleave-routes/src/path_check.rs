@@ -22,7 +22,6 @@ use std::net::IpAddr;
 
 use wayleave_model::{NodeId, Prefix, Route, Timestamp};
 
-use crate::election::Rank;
 use crate::evidence::Kind;
 use crate::reason::Cause;
 use crate::table::{Effect, RouteTable};
@@ -269,9 +268,8 @@ impl RouteTable {
         let candidates = self.candidates(&prefix);
         let primary = self.seat(&prefix).map(|seat| self.path_record(seat.node, &prefix));
         let others = candidates.iter().filter(|other| {
-            let up = !matches!(other.rank, Rank::Suspect(_) | Rank::Down(_));
             let doubted = self.path_record(other.node, &prefix).is_doubted(primary);
-            up && !doubted && !self.fails(other.node, &prefix)
+            other.is_up() && !doubted && !self.fails(other.node, &prefix)
         });
         let others: Vec<PathRecord> = others.map(|other| self.path_record(other.node, &prefix)).collect();
         let misses = self.settings.judging.path_misses;

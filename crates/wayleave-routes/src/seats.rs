@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use wayleave_model::{Approver, NodeId, Prefix, SeatHolder, SeatRow, Spread, Timestamp};
 
-use crate::election::{Candidate, Incumbent, Pending, elect};
+use crate::election::{Candidate, Incumbent, Pending, Presence, elect};
 use crate::fall_back;
 use crate::health::Liveness;
 use crate::reason::{Because, Gone};
@@ -310,7 +310,12 @@ impl RouteTable {
                 let router = self.routers.get(&node)?;
                 let priority = self.row_of(node, prefix)?.priority;
                 let steady_since = router.steady_since_for(prefix);
-                Some(Candidate { node, rank: router.rank_for(prefix), priority, steady_since })
+                let presence = match router.health.liveness() {
+                    Liveness::Grace { .. } => Presence::Awaited,
+                    Liveness::Doubted { .. } => Presence::Doubted,
+                    Liveness::Up | Liveness::Down { .. } => Presence::Here,
+                };
+                Some(Candidate { node, rank: router.rank_for(prefix), priority, steady_since, presence })
             })
             .collect()
     }

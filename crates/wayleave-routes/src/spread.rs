@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use wayleave_model::{Failback, NodeId, Prefix, Spread, Timestamp, Vantage};
 
-use crate::election::{Candidate, Rank, Terms};
+use crate::election::{Candidate, Presence, Rank, Terms};
 
 /// The routers that share a prefix, and when the next one joins unless something changes.
 ///
@@ -34,10 +34,14 @@ pub(crate) fn carriers(
     if terms.frozen && !kept.is_empty() {
         return (kept, None);
     }
-    let steady = || candidates.iter().filter(|c| c.rank == Rank::Steady);
+    // Nobody is led to one that is not there, but those who use it already while it is waited for.
+    let all_steady = || candidates.iter().filter(|c| c.rank == Rank::Steady);
+    let steady = || all_steady().filter(|c| c.presence == Presence::Here || was(&c.node));
     let stay: BTreeSet<NodeId> = steady().map(|c| c.node).filter(was).collect();
     if spread == Spread::Region || stay.is_empty() {
-        return (steady().map(|c| c.node).collect(), None);
+        let here: BTreeSet<NodeId> = steady().map(|c| c.node).collect();
+        let nobody = here.is_empty();
+        return (if nobody { all_steady().map(|c| c.node).collect() } else { here }, None);
     }
     let Failback::After(wait) = terms.failback else { return (stay, None) };
     let joins = |c: &&Candidate| c.steady_since.map(|since| since + wait);

@@ -354,7 +354,7 @@ fn no_prefix_is_left_on_a_dead_router_while_another_is_steady(world: &World) {
         let candidates = world.tailnet.routes().candidates(&prefix);
         let seat = world.tailnet.routes().seat(&prefix).map(|seat| seat.node);
         assert_eq!(seat.is_some(), !prefix.is_exit() && !candidates.is_empty(), "{prefix} is on somebody if it can be");
-        if candidates.iter().any(|c| c.rank == Rank::Steady) && !prefix.is_exit() {
+        if candidates.iter().any(wayleave_routes::Candidate::is_steady) && !prefix.is_exit() {
             let rank = candidates.iter().find(|c| Some(c.node) == seat).map(|c| c.rank);
             assert!(matches!(rank, Some(Rank::Steady | Rank::Flapping)), "{prefix} is on {seat:?}, {rank:?}");
         }

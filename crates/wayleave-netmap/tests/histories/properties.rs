@@ -93,7 +93,7 @@ fn no_prefix_is_left_on_a_worse_router_while_another_is_steady(world: &World) {
         let candidates = table.candidates(&prefix);
         let seat = table.seat(&prefix).map(|seat| seat.node);
         assert_eq!(seat.is_some(), !candidates.is_empty(), "{prefix} is on somebody if it can be");
-        if candidates.iter().any(|c| c.rank == Rank::Steady) {
+        if candidates.iter().any(|c| c.is_steady()) {
             let rank = candidates.iter().find(|c| Some(c.node) == seat).map(|c| c.rank);
             assert!(matches!(rank, Some(Rank::Steady | Rank::Flapping)), "{prefix} is on {seat:?}, {rank:?}");
         }

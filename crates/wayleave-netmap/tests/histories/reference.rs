@@ -441,7 +441,7 @@ impl Reference {
         let lost = |own: &Self, node: Node| {
             own.addresses.get(&node).is_some_and(|inside| !inside.contains(&prefix)) && path(own, node).had
         };
-        if offers.iter().any(|node| self.rank(*node, prefix) <= 1 && !lost(self, *node)) {
+        if offers.iter().any(|node| self.rank(*node, prefix) <= 1 && self.absence(*node) < 2 && !lost(self, *node)) {
             for node in offers.iter().filter(|node| lost(self, **node)).copied().collect::<Vec<_>>() {
                 self.paths.entry((node, prefix)).or_default().gone = true;
             }
@@ -449,7 +449,7 @@ impl Reference {
         let primary = self.primary.get(&prefix).map(|node| path(self, *node)).unwrap_or_default();
         let better = |node: &Node| {
             let path = path(self, *node);
-            self.rank(*node, prefix) <= 2 && !path.fails() && !path.is_doubted(&primary)
+            self.rank(*node, prefix) <= 2 && self.absence(*node) < 2 && !path.fails() && !path.is_doubted(&primary)
         };
         let others: Vec<Path> = offers.iter().filter(|node| better(node)).map(|node| path(self, *node)).collect();
         if self.checks.contains_key(&prefix) {
@@ -607,6 +607,13 @@ impl Reference {
         self.routers.iter().filter(|(_, router)| !router.is_down()).map(|(node, _)| *node).collect()
     }
 
+    /// 0: it is there; 1: it is doubted; 2: it is waited for.
+    fn absence(&self, node: Node) -> u8 {
+        let Some(router) = self.routers.get(&node).filter(|router| !router.is_down()) else { return 0 };
+        let doubted = [router.stream, router.ping].iter().any(|word| matches!(word, Word::Doubts(..)));
+        if router.grace.is_some() { 2 } else { u8::from(doubted) }
+    }
+
     /// 0 steady, 1 flapping, 2 drained, 3 suspect, 4 down.
     fn rank(&self, node: Node, prefix: Prefix) -> u8 {
         let Some(router) = self.routers.get(&node) else { return 4 };
@@ -624,30 +631,37 @@ impl Reference {
     }
 
     fn elect(&mut self, prefix: Prefix, now: Time) {
-        // Best first: by rank, then priority, then who joined first.
-        let offers = self.facts.iter().filter_map(|(node, facts)| Some((*node, *facts.offers.get(&prefix)?)));
-        let mut all: Vec<(u8, i64, Node)> =
-            offers.map(|(node, priority)| (self.rank(node, prefix), -priority, node)).collect();
-        all.sort_unstable();
         let rules = self.rules[&prefix];
         let current = self.primary.get(&prefix).copied();
-        let had = current.and_then(|current| all.iter().find(|c| c.2 == current).copied());
+        // Best first: by rank (twice that of above, so that one that is waited for is between drained and suspect), whether it is there,
+        // then priority, then who joined first.
+        let offers = self.facts.iter().filter_map(|(node, facts)| Some((*node, *facts.offers.get(&prefix)?)));
+        let mut all: Vec<(u8, u8, i64, Node)> = offers
+            .map(|(node, priority)| {
+                let (rank, absence) = (self.rank(node, prefix) * 2, self.absence(node));
+                let waited_for = absence == 2 && rank < 6 && current != Some(node);
+                (if waited_for { 5 } else { rank }, absence, -priority, node)
+            })
+            .collect();
+        all.sort_unstable();
+        let had = current.and_then(|current| all.iter().find(|c| c.3 == current).copied());
         let next = match (had, all.first()) {
             (_, None) => None,
-            (None, Some(best)) => Some(best.2),
-            (Some(had), Some(_)) if rules.frozen => Some(had.2),
-            (Some(had), Some(_)) if had.0 <= 1 => {
+            (None, Some(best)) => Some(best.3),
+            (Some(had), Some(_)) if rules.frozen => Some(had.3),
+            (Some(had), Some(_)) if had.0 <= 2 => {
                 let waited = |node: Node| {
                     let since = self.steady_since(node, prefix);
                     rules.failback.zip(since).is_some_and(|(wait, since)| since + wait <= now)
                 };
-                let better = |c: &&(u8, i64, Node)| {
-                    c.2 != had.2 && c.0 == 0 && (had.0 == 1 || (c.1 < had.1 && !self.moved.contains(&prefix)))
+                let better = |c: &&(u8, u8, i64, Node)| {
+                    let preferred = c.2 < had.2 && !self.moved.contains(&prefix);
+                    c.3 != had.3 && (c.0, c.1) == (0, 0) && (had.0 == 2 || preferred)
                 };
-                Some(all.iter().filter(better).find(|c| waited(c.2)).map_or(had.2, |c| c.2))
+                Some(all.iter().filter(better).find(|c| waited(c.3)).map_or(had.3, |c| c.3))
             }
-            (Some(had), Some(best)) if best.0 < had.0 => Some(best.2),
-            (Some(had), Some(_)) => Some(had.2),
+            (Some(had), Some(best)) if best.0 < had.0 => Some(best.3),
+            (Some(had), Some(_)) => Some(had.3),
         };
         if next != current {
             self.moved.remove(&prefix);

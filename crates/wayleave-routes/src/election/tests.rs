@@ -10,7 +10,7 @@ const DOWN: Rank = Rank::Down(Cause::ConnectionClosed);
 
 fn candidate(node: u64, rank: Rank) -> Candidate {
     let steady_since = (rank == Rank::Steady).then_some(Timestamp::from_millis(0));
-    Candidate { node: NodeId::new(node), rank, priority: 0, steady_since }
+    Candidate { node: NodeId::new(node), rank, priority: 0, steady_since, presence: Presence::Here }
 }
 
 fn preferred(node: u64, rank: Rank, priority: i32) -> Candidate {

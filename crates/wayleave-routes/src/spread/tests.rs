@@ -12,12 +12,18 @@ fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
 
 fn steady(node: u64, for_seconds: u64) -> Candidate {
     let since = NOW - Duration::from_secs(for_seconds);
-    Candidate { node: NodeId::new(node), rank: Rank::Steady, priority: 0, steady_since: Some(since) }
+    Candidate {
+        node: NodeId::new(node),
+        rank: Rank::Steady,
+        priority: 0,
+        steady_since: Some(since),
+        presence: Presence::Here,
+    }
 }
 
 fn down(node: u64) -> Candidate {
     let rank = Rank::Down(Cause::ConnectionClosed);
-    Candidate { node: NodeId::new(node), rank, priority: 0, steady_since: None }
+    Candidate { node: NodeId::new(node), rank, priority: 0, steady_since: None, presence: Presence::Here }
 }
 
 fn carrier(node: u64, region: u32, priority: i32) -> Carrier {

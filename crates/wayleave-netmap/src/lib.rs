@@ -29,4 +29,4 @@ pub use explain::{Reach, reach, viewers_of};
 pub use fan::Fan;
 pub use pieces::Pieces;
 pub use to_wire::{TAGGED_DEVICES, filter_to_wire, profile_of as owner_profile, ssh_to_wire};
-pub use view::{Told, goes_through, peers, told};
+pub use view::{Told, goes_through, peers, told, told_address};

@@ -1,6 +1,7 @@
 //! Who is on a viewer's map, and with which routes (design.md 5).
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use wayleave_model::{NodeId, Prefix, Tag};
@@ -74,6 +75,12 @@ fn leads(snapshot: &Snapshot, viewer: &NodeView, prefix: &Prefix, router: &NodeV
             Way::Nowhere => false,
         },
     }
+}
+
+/// The address by which others know a node: the first that they are told of.
+pub fn told_address(snapshot: &Snapshot, node: &NodeView) -> Option<IpAddr> {
+    let no_ipv4 = node.node.addresses.v6.is_some() && snapshot.policy.attributes(node.node.id).contains_key(NO_IPV4);
+    node.node.addresses.iter().find(|address| address.is_ipv6() || !no_ipv4)
 }
 
 /// Whether a viewer reaches a prefix that is no exit, and goes through this router: what [`told`] says of it, of one prefix only.

@@ -202,9 +202,14 @@ impl Health {
     }
 
     /// Whether witnesses are to look at it: one without a session that nobody doubts is known to be gone, and is left alone, so that nobody
-    /// keeps a handshake with it waiting when it comes back.
+    /// keeps a handshake with it waiting when it comes back. Where the end of a stream convicts nobody, nobody else may know.
     pub(crate) fn wants_probe(&self) -> bool {
-        self.session.is_some() || self.grace.is_some() || self.convictions.of(Kind::Probe).is_some()
+        self.is_there() || self.convictions.of(Kind::Probe).is_some()
+    }
+
+    /// Whether silence is news: it has a session, or counts as up without one and is not accused of that.
+    fn is_there(&self) -> bool {
+        self.session.is_some() || self.grace.is_some() || (self.is_up() && self.doubts.is_empty())
     }
 
     /// Whether it is accused of something that its witnesses may answer.
@@ -349,7 +354,7 @@ impl Health {
             self.probe_misses = 0;
             return self.convictions.acquit(Kind::Probe);
         }
-        let same = session == self.session && (session.is_some() || self.grace.is_some());
+        let same = session == self.session && self.is_there();
         let settles = self.settling.is_some_and(|opened_at| now.since(opened_at) < judging.probe_settle);
         if !same || settles || judging.is_late(due, now) {
             return None;

@@ -65,6 +65,13 @@ impl RouteTable {
         self.routers.get(&node).is_some_and(|router| router.health.is_doubted())
     }
 
+    /// Those with routes that are accused of something that their witnesses may answer.
+    pub fn doubted(&self) -> impl Iterator<Item = NodeId> {
+        let doubted =
+            self.routers.iter().filter(|(_, router)| router.health.is_doubted() && !router.prefixes.is_empty());
+        doubted.map(|(node, _)| *node)
+    }
+
     pub(crate) fn suspect(
         &mut self,
         node: NodeId,

@@ -236,6 +236,10 @@ impl Server {
         let plain = bind("http_listen", options.http_listen).await?;
         let stun = bind_stun(options.derp.own.as_mut()).await?;
         let store = Store::open(&folder.file("wayleave.db")).await?;
+        // Before the tailnet starts: those who have not come back count as up for half a minute from then on, and can't come back before
+        // anybody listens.
+        let mut foreign = Foreign::default();
+        report(&foreign.refresh(&options.derp).await);
         let file = options.policy_file.as_deref();
         let policy = file.and_then(|path| policy_file::read(path).ok());
         let control = Control::start(store, options.tailnet.clone(), clock, policy, on).await?;
@@ -248,8 +252,6 @@ impl Server {
             Relay::new(derp_key, Arc::new(members), wayleave_derp::Settings::default())
         });
         let server_is_tls = options.server_url.starts_with("https://");
-        let mut foreign = Foreign::default();
-        report(&foreign.refresh(&options.derp).await);
         let shared = Arc::new(Shared {
             base_domain: options.dns.base_domain.clone(),
             dns: Arc::new(options.dns.config.clone()),

@@ -22,7 +22,26 @@ const MOST_PINGS: usize = 65_536;
 pub struct Sessions {
     next: AtomicU64,
     open: Mutex<BTreeMap<NodeId, Open>>,
-    pings: Mutex<BTreeMap<String, oneshot::Sender<Vec<u8>>>>,
+    pings: Mutex<Pings>,
+}
+
+/// Answers that are waited for, by their token.
+#[derive(Debug, Default)]
+struct Pings {
+    waits: BTreeMap<String, oneshot::Sender<Vec<u8>>>,
+    /// With so many, those that nobody waits for any more are thrown out.
+    sweep_at: usize,
+}
+
+impl Pings {
+    /// Makes room for one more. Each sweep lets as many more come as it left, so that it costs little for each.
+    fn has_room(&mut self) -> bool {
+        if self.waits.len() >= self.sweep_at {
+            self.waits.retain(|_, waits| !waits.is_closed());
+            self.sweep_at = (self.waits.len() * 2).clamp(ASKS, MOST_PINGS);
+        }
+        self.waits.len() < MOST_PINGS
+    }
 }
 
 #[derive(Debug)]
@@ -82,12 +101,14 @@ impl Sessions {
     /// Opens a session, which replaces the one that the node had. `authority` is the host that the client used, so that its answers
     /// come over the connection that is open (protocol.md 1.8).
     pub fn open(&self, node: NodeId, authority: String, meter: Option<Meter>) -> Seat {
-        let id = SessionId::new(self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let replaced = CancellationToken::new();
         let asks = Asks::default();
         let ask = Arc::downgrade(&asks.0);
+        let mut all = lock(&self.open);
+        // Under the lock, so that the last of two that open at once is the newer one for everybody.
+        let id = SessionId::new(self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let open = Open { id, replaced: replaced.clone(), ask, authority, delivery: None, meter };
-        if let Some(old) = lock(&self.open).insert(node, open) {
+        if let Some(old) = all.insert(node, open) {
             old.replaced.cancel();
         }
         Seat { id, replaced, asks }
@@ -129,8 +150,7 @@ impl Sessions {
         let open = lock(&self.open);
         let session = open.get(&node)?;
         let mut pings = lock(&self.pings);
-        pings.retain(|_, waits| !waits.is_closed());
-        if pings.len() >= MOST_PINGS {
+        if !pings.has_room() {
             return None;
         }
         let request = request(format!("https://{}/machine/ping/{token}", session.authority));
@@ -144,13 +164,19 @@ impl Sessions {
         }
         questions.come.notify_one();
         let (answer, answered) = oneshot::channel();
-        pings.insert(token, answer);
+        pings.waits.insert(token, answer);
         Some(answered)
+    }
+
+    /// Whether the session of a node has not handed over this question yet.
+    pub fn is_unasked(&self, node: NodeId, token: &str) -> bool {
+        let questions = lock(&self.open).get(&node).and_then(|session| session.ask.upgrade());
+        questions.is_some_and(|questions| lock(&questions.waiting).iter().any(|request| request.url.ends_with(token)))
     }
 
     /// Takes in an answer. Returns whether anybody waited for it.
     pub fn answered(&self, token: &str, body: Vec<u8>) -> bool {
-        let waits = lock(&self.pings).remove(token);
+        let waits = lock(&self.pings).waits.remove(token);
         waits.is_some_and(|waits| waits.send(body).is_ok())
     }
 }

@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     meter: Option<Meter>,
     /// The map sessions that it carries.
     sessions: Mutex<Vec<(NodeId, SessionId)>>,
+    /// What it stands convicted of, if it is silent.
+    silent: Mutex<Option<Cause>>,
     /// One of its nodes has become a router, or is none any more.
     role: Notify,
 }
@@ -63,6 +65,15 @@ pub(crate) struct Connection {
 impl Connection {
     fn sessions(&self) -> Vec<(NodeId, SessionId)> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What it stands convicted of, for sessions that join it later.
+    fn now_silent(&self, cause: Option<Cause>) {
+        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+    }
+
+    fn silent(&self) -> Option<Cause> {
+        *self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn carries(&self, node: NodeId, session: SessionId) {
@@ -154,8 +165,9 @@ where
         }
     };
     let accepted_at = Mutex::new(Some(peer.accepted_at));
-    let (newcomer, sessions, role) = (Mutex::new(newcomer), Mutex::default(), Notify::new());
-    Some((h2, Arc::new(Connection { newcomer, app, machine, version, accepted_at, marks, meter, sessions, role })))
+    let (newcomer, sessions, silent, role) = (Mutex::new(newcomer), Mutex::default(), Mutex::default(), Notify::new());
+    let connection = Connection { newcomer, app, machine, version, accepted_at, marks, meter, sessions, silent, role };
+    Some((h2, Arc::new(connection)))
 }
 
 /// Drives a connection until it ends or the server stops.
@@ -200,6 +212,10 @@ where
 }
 
 async fn tell(connection: &Connection, silence: Silence) {
+    connection.now_silent(match silence {
+        Silence::Silent(cause) => Some(cause),
+        Silence::Doubtful | Silence::Heard => None,
+    });
     for (node, session) in connection.sessions() {
         let event = match silence {
             Silence::Doubtful => Event::Evidence(node, Testimony::Doubted(session)),

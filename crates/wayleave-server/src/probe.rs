@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use wayleave_model::NodeId;
+use wayleave_netmap::told_address;
 use wayleave_routes::{Kind, Mode, ProbeRound, Testimony};
 use wayleave_tailnet::{Event, NodeView};
 use wayleave_wire::control::PingResponse;
@@ -82,17 +83,18 @@ async fn rounds(app: Arc<App>) {
             }
             left -= witnesses.len();
             asked += 1;
-            tokio::spawn(round(Arc::clone(&app), Arc::clone(router), witnesses));
+            if let Some(address) = told_address(&snapshot, router) {
+                tokio::spawn(round(Arc::clone(&app), Arc::clone(router), address, witnesses));
+            }
         }
         // Where the budget does not reach all of them, the next round begins with those that were left out.
         first = if asked < routers.len() { (first + asked) % routers.len() } else { 0 };
     }
 }
 
-async fn round(app: Arc<App>, router: Arc<NodeView>, witnesses: Vec<NodeId>) {
+async fn round(app: Arc<App>, router: Arc<NodeView>, address: IpAddr, witnesses: Vec<NodeId>) {
     let within = app.options.evidence.probe_within;
     let due = app.control.clock().now() + within;
-    let Some(address) = router.node.addresses.iter().next() else { return };
     let words = witnesses.into_iter().map(|witness| reach(&app, witness, PeerPing::Tsmp, address, within));
     let (mut answered, mut silent) = (0, 0);
     for word in join_all(words).await {
@@ -141,7 +143,7 @@ async fn reach(app: &App, witness: NodeId, how: PeerPing, address: IpAddr, withi
 
 /// Whether a witness reaches a router over the tailnet.
 async fn tunnel_stands(app: &App, router: &NodeView, witness: NodeId, within: Duration) -> bool {
-    let Some(address) = router.node.addresses.iter().next() else { return false };
+    let Some(address) = told_address(&app.control.snapshot(), router) else { return false };
     matches!(reach(app, witness, PeerPing::Tsmp, address, within).await, Word::Reached(_))
 }
 

@@ -167,9 +167,12 @@ pub(super) const fn is_asked(command: &Command) -> bool {
 /// Whether this is about routes, or rules.
 pub(super) fn is_news(effect: &Effect, tailnet: &Tailnet) -> bool {
     match effect {
-        Effect::PrimaryChanged(_) | Effect::SteeredChanged(_) | Effect::PolicyChanged(_) | Effect::FellBack { .. } => {
-            true
-        }
+        // Where a prefix is spread, one of those that share it may come or go and move no primary.
+        Effect::PrimaryChanged(_)
+        | Effect::SteeredChanged(_)
+        | Effect::PolicyChanged(_)
+        | Effect::FellBack { .. }
+        | Effect::SeatRow(..) => true,
         // Where a prefix is spread, a router that comes or goes moves no primary.
         Effect::NodeDown(node, _) | Effect::NodeUp(node) => tailnet.routes().rows_of(*node).any(|row| row.advertised),
         Effect::Propose(_)
@@ -180,7 +183,6 @@ pub(super) fn is_news(effect: &Effect, tailnet: &Tailnet) -> bool {
         | Effect::History(_)
         | Effect::NodeRow(_)
         | Effect::RouteRow(_)
-        | Effect::SeatRow(..)
         | Effect::FlapRow(_)
         | Effect::KeyExpires { .. }
         | Effect::LoginSettled(_)

@@ -60,6 +60,10 @@ pub(super) async fn run(opening: Opening) {
     let id = seat.id;
     app.control.event(Event::SessionOpened(node, id)).await;
     connection.carries(node, id);
+    // Its connection may have fallen silent before it came.
+    if let Some(cause) = connection.silent() {
+        app.control.event(Event::Silent(node, id, cause)).await;
+    }
     tracing::debug!(node.id = %node, session.id = %id, "session opened");
     let end = match respond.send_response(Response::new(()), false) {
         Ok(stream) => {
@@ -137,7 +141,13 @@ impl Session<'_> {
         let mut rounds = self.app.control.rounds();
         // Not from before the client came: it may have got another key, say, since the last round.
         let newest = self.app.control.snapshot().version;
-        if !rounds.reaches(newest).await {
+        let reached = tokio::select! {
+            reached = rounds.reaches(newest) => reached,
+            reset = std::future::poll_fn(|cx| self.stream.poll_reset(cx)) => {
+                return End::Lost(cause_of_reset(reset.is_ok()));
+            }
+        };
+        if !reached {
             return End::Stopped;
         }
         let mut shared_changes = self.app.shared_changes();
@@ -147,7 +157,13 @@ impl Session<'_> {
         loop {
             let turn = match base {
                 Some(_) => None,
-                None => self.app.turns.acquire().await.ok(),
+                // It may be gone before its turn comes.
+                None => tokio::select! {
+                    turn = self.app.turns.acquire() => turn.ok(),
+                    reset = std::future::poll_fn(|cx| self.stream.poll_reset(cx)) => {
+                        return End::Lost(cause_of_reset(reset.is_ok()));
+                    }
+                },
             };
             let snapshot = rounds.take();
             let shared = Arc::clone(&shared_changes.borrow_and_update());

@@ -33,7 +33,8 @@ async fn echo(app: Arc<App>, node: NodeId, session: SessionId) {
     let patience = app.options.evidence.echo_every.mul_f64(0.95);
     let due = app.control.clock().now() + patience;
     let nonce = secrets::random(20);
-    let ask = app.sessions.ask(node, secrets::login_token(), |url| ping::echo(url, &nonce));
+    let token = secrets::login_token();
+    let ask = app.sessions.ask(node, token.clone(), |url| ping::echo(url, &nonce));
     // One that is too busy to be asked has not failed to answer.
     let Some(mut answer) = ask else { return };
     let answered = |body: Result<Vec<u8>, _>| {
@@ -42,6 +43,10 @@ async fn echo(app: Arc<App>, node: NodeId, session: SessionId) {
     if let Ok(body) = timeout(patience / 4, &mut answer).await {
         let answered = answered(body);
         return tell(&app, node, session, answered, due).await;
+    }
+    // A session that is busy with a big map has not even asked.
+    if app.sessions.is_unasked(node, &token) {
+        return;
     }
     // What has been written by now holds the question; a slow reader that has not got it yet is not hung.
     let meter = app.sessions.meter(node);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep, timeout};
 use wayleave_model::NodeId;
+use wayleave_netmap::told_address;
 use wayleave_routes::Testimony;
 use wayleave_tailnet::{Effect, Event};
 use wayleave_wire::ping::{self, PeerPing};
@@ -53,13 +54,22 @@ pub(super) async fn follow(app: Arc<App>) {
         };
         match effect {
             Ok(Effect::AskWitnesses(node)) => {
-                if asking.wanted(node, Instant::now()) {
-                    tokio::spawn(hold(Arc::clone(&app), Arc::clone(&asking), node));
-                }
+                begin(&app, &asking, node);
             }
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Ok(_) => {}
+            // So much happened at once that some of it was not read: whoever is doubted by now is asked about.
+            Err(RecvError::Lagged(_)) => {
+                let doubted = app.control.read(|tailnet| tailnet.routes().doubted().collect::<Vec<_>>()).await;
+                doubted.unwrap_or_default().into_iter().for_each(|node| begin(&app, &asking, node));
+            }
             Err(RecvError::Closed) => return,
         }
+    }
+}
+
+fn begin(app: &Arc<App>, asking: &Arc<Asking>, node: NodeId) {
+    if asking.wanted(node, Instant::now()) {
+        tokio::spawn(hold(Arc::clone(app), Arc::clone(asking), node));
     }
 }
 
@@ -89,7 +99,7 @@ async fn hold(app: Arc<App>, asking: Arc<Asking>, node: NodeId) {
 fn ask(app: &Arc<App>, node: NodeId) {
     let snapshot = app.control.snapshot();
     let Some(router) = snapshot.node(node) else { return };
-    let Some(address) = router.node.addresses.iter().next() else { return };
+    let Some(address) = told_address(&snapshot, router) else { return };
     for witness in app.witnesses.of_lost(router, &snapshot, &app.options.evidence) {
         let app = Arc::clone(app);
         tokio::spawn(async move {

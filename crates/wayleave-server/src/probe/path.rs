@@ -156,7 +156,10 @@ async fn run(app: &App, task: Task, snapshot: &Snapshot) -> PathReport {
             }
             Word::Silent => PathOutcome::Missed,
             Word::NoPeer => {
-                app.witnesses.accepts_no_routes(witness);
+                // One that has not got its map yet may know the way as soon as it has.
+                if app.sessions.has(witness, snapshot.version) == Some(true) {
+                    app.witnesses.accepts_no_routes(witness);
+                }
                 continue;
             }
             Word::Nothing => continue,

@@ -182,6 +182,32 @@ async fn a_drain_waits_until_viewers_have_the_new_map_and_refuses_where_nobody_e
 }
 
 #[tokio::test]
+async fn a_router_is_back_in_service_once_viewers_have_the_new_map() {
+    let site = Site::with_two_routers().await;
+    site.post("drain", json!({ "node": "r1" })).await;
+    site.post("drain", json!({ "node": "r2", "force": true })).await;
+    assert_eq!(site.primary().await, "r2", "nobody is better");
+    let (client, mut map) = site.member("c").await;
+    let reading = tokio::spawn(async move {
+        let taken = |frame: &Value| frame["PeersChanged"].as_array().is_some_and(|peers| peers.len() == 2);
+        let frame = map.until(taken).await.unwrap();
+        (client, map, frame)
+    });
+    let back = site.post("undrain", json!({ "node": "r1", "wait": true, "timeout": "30s" })).await;
+    assert_eq!((&back["drained"], &back["taken"]), (&json!(false), &json!([P])), "{back}");
+    assert_eq!(back["viewers"], 2, "r2 and c: {back}");
+    assert!(back["took_ms"].is_u64(), "{back}");
+    let (_client, _map, frame) = reading.await.unwrap();
+    assert!(frame.to_string().contains(P), "both routers in one frame: {frame}");
+    let spare = site.post("undrain", json!({ "node": "r2", "wait": true })).await;
+    assert_eq!((&spare["taken"], &spare["viewers"]), (&json!([]), &json!(2)), "it stands by: {spare}");
+    let unsaid = site.post("undrain", json!({ "node": "r2" })).await;
+    assert!(unsaid["viewers"].is_null() && unsaid["took_ms"].is_null(), "nobody waited: {unsaid}");
+    let wrong = json!({ "node": "r1", "wait": true, "timeout": "soon" });
+    site.refused("undrain", wrong, StatusCode::BAD_REQUEST, "soon").await;
+}
+
+#[tokio::test]
 async fn a_route_is_explained_for_everybody_and_for_one_viewer() {
     let site = Site::with_two_routers().await;
     let _c = site.member("c").await;

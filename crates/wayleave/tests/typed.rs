@@ -33,6 +33,13 @@ async fn what_is_not_understood_ends_with_2_and_what_is_refused_with_1() {
         ("routes approve --node router 127.0.0.0/8", 1, "can't be enabled"),
         ("routes move 10.99.0.0/16 --to router", 1, "router has no route 10.99.0.0/16"),
         ("routes approve --node router 10.99.0.0/16", 0, "pre-approved"),
+        ("routes drain --node router --force", 0, "router is drained"),
+        (
+            "routes undrain --node router --wait --timeout 5s",
+            0,
+            "router is back in service; 0 clients have the new map, after",
+        ),
+        ("routes undrain --node router --wait --timeout soon", 2, "soon"),
         ("doctor", 0, "redundancy: only one router each: 10.1.0.0/24"),
         ("policy set bad.hujson", 1, "line 1"),
         ("webhooks add http://192.0.2.1/ --events nothing", 2, "is nothing that a webhook is told of"),

@@ -51,6 +51,8 @@ pub(super) struct DrainBody {
     drained: bool,
     /// Its prefixes that others carry now.
     moved: Vec<String>,
+    /// Its prefixes that it carries again.
+    taken: Vec<String>,
     /// Viewers that may use its routes, are connected, and have acknowledged the new map; absent where nobody waited.
     viewers: Option<usize>,
     /// How long that took, in milliseconds.
@@ -65,7 +67,7 @@ pub(super) async fn drain(
     Extension(caller): Extension<Caller>,
     Body(Drain { node, wait, timeout, force }): Body<Drain>,
 ) -> Result<Json<DrainBody>, ApiError> {
-    let timeout = timeout.as_deref().map(wayleave_model::duration::parse).transpose().map_err(ApiError::bad)?;
+    let timeout = patience(timeout.as_deref())?;
     let control = &state.app.control;
     let now = control.clock().now();
     let (id, before) = control
@@ -79,12 +81,11 @@ pub(super) async fn drain(
         .await??;
     let began = Instant::now();
     control.command(Command::DrainNode { node: id, by: caller.0 }).await?;
-    let viewers = if wait { Some(delivered(&state.app, id, timeout.unwrap_or(PATIENCE)).await?) } else { None };
-    let took_ms = viewers.map(|_| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let told = if wait { Some(told(&state.app, id, "drained", timeout, began).await?) } else { None };
     if wait {
         tokio::time::sleep(TO_ACT).await;
     }
-    answer(&state, id, before, viewers, took_ms).await
+    answer(&state, id, before, told).await
 }
 
 /// Which router to put back into service.
@@ -93,37 +94,55 @@ pub(super) async fn drain(
 pub(super) struct Undrain {
     /// Id, name or address.
     node: String,
+    /// Answer once every viewer that may use its routes has the new map.
+    #[serde(default)]
+    wait: bool,
+    /// For how long at most: a duration such as `60s`, which holds where nothing is said.
+    timeout: Option<String>,
 }
 
 /// Puts a router back into service.
 #[utoipa::path(post, path = "/api/v2/routes/undrain", tag = "routes", request_body = Undrain,
-    responses((status = 200, body = DrainBody), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = DrainBody), (status = 404, body = ErrorBody), (status = 504, body = ErrorBody)))]
 pub(super) async fn undrain(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Body(Undrain { node }): Body<Undrain>,
+    Body(Undrain { node, wait, timeout }): Body<Undrain>,
 ) -> Result<Json<DrainBody>, ApiError> {
+    let timeout = patience(timeout.as_deref())?;
     let control = &state.app.control;
-    let id = control.read(move |tailnet| nodes::find(tailnet, &node)).await??;
+    let (id, before) = control
+        .read(move |tailnet| {
+            let id = nodes::find(tailnet, &node)?;
+            Ok::<_, ApiError>((id, carried(tailnet, id)))
+        })
+        .await??;
+    let began = Instant::now();
     control.command(Command::UndrainNode { node: id, by: caller.0 }).await?;
-    answer(&state, id, BTreeSet::new(), None, None).await
+    let told = if wait { Some(told(&state.app, id, "back in service", timeout, began).await?) } else { None };
+    answer(&state, id, before, told).await
+}
+
+fn patience(timeout: Option<&str>) -> Result<Duration, ApiError> {
+    timeout.map_or(Ok(PATIENCE), |text| wayleave_model::duration::parse(text).map_err(ApiError::bad))
 }
 
 async fn answer(
     state: &ApiState,
     id: NodeId,
     before: BTreeSet<Prefix>,
-    viewers: Option<usize>,
-    took_ms: Option<u64>,
+    told: Option<Told>,
 ) -> Result<Json<DrainBody>, ApiError> {
     let body = state.app.control.read(move |tailnet| {
         let after = carried(tailnet, id);
+        let show = |prefix: &Prefix| tailnet.sites().show(prefix);
         DrainBody {
             node: node_ref(tailnet, id),
             drained: tailnet.registry().node(id).is_some_and(|node| node.drained),
-            moved: before.difference(&after).map(|prefix| tailnet.sites().show(prefix)).collect(),
-            viewers,
-            took_ms,
+            moved: before.difference(&after).map(show).collect(),
+            taken: after.difference(&before).map(show).collect(),
+            viewers: told.as_ref().map(|told| told.viewers),
+            took_ms: told.map(|told| u64::try_from(told.took.as_millis()).unwrap_or(u64::MAX)),
         }
     });
     Ok(Json(body.await?))
@@ -174,9 +193,15 @@ fn refuse_if_alone(tailnet: &Tailnet, node: NodeId, wait: bool, now: Timestamp) 
     if wait { Err(ApiError::new(StatusCode::CONFLICT, message)) } else { Err(ApiError::confirm(message)) }
 }
 
-/// Waits until every viewer that may use a node's routes has acknowledged the map as it is now. Returns how many there are. One that
-/// loses its session meanwhile is waited for no more: it gets the newest map when it comes back.
-async fn delivered(app: &App, node: NodeId, timeout: Duration) -> Result<usize, ApiError> {
+/// Viewers have acknowledged a map.
+struct Told {
+    viewers: usize,
+    took: Duration,
+}
+
+/// Waits until every viewer that may use a node's routes has acknowledged the map as it is now. One that loses its session meanwhile is
+/// waited for no more: it gets the newest map when it comes back. `what` the node is by now, in words.
+async fn told(app: &App, node: NodeId, what: &str, timeout: Duration, began: Instant) -> Result<Told, ApiError> {
     let snapshot = app.control.snapshot();
     let all = wayleave_netmap::viewers_of(&snapshot, node);
     let has = |viewer: NodeId| app.sessions.has(viewer, snapshot.version);
@@ -187,7 +212,7 @@ async fn delivered(app: &App, node: NodeId, timeout: Duration) -> Result<usize, 
     loop {
         waiting.retain(|viewer| has(*viewer) == Some(false));
         if waiting.is_empty() {
-            return Ok(count);
+            return Ok(Told { viewers: count, took: began.elapsed() });
         }
         if Instant::now() >= end {
             break;
@@ -201,7 +226,7 @@ async fn delivered(app: &App, node: NodeId, timeout: Duration) -> Result<usize, 
     Err(ApiError::new(
         StatusCode::GATEWAY_TIMEOUT,
         format!(
-            "the node is drained, but {} of {count} viewers have not acknowledged the new map within {}: {}{more}",
+            "the node is {what}, but {} of {count} viewers have not acknowledged the new map within {}: {}{more}",
             waiting.len(),
             wayleave_model::duration::words(timeout),
             names.join(", ")

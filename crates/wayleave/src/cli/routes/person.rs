@@ -108,6 +108,12 @@ pub struct Undrain {
     /// Id, name or address.
     #[arg(long, value_name = "N")]
     node: String,
+    /// Return once every client that may use its routes has acknowledged the new map.
+    #[arg(long)]
+    wait: bool,
+    /// Wait that long at most; a minute where it is not said.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
+    timeout: Option<Duration>,
 }
 
 pub async fn set(global: &Global, client: &Client, ask: &Set) -> anyhow::Result<()> {
@@ -184,16 +190,28 @@ pub async fn drain(global: &Global, client: &Client, ask: &Drain) -> anyhow::Res
     };
     let path = |_| "/api/v2/routes/drain".to_owned();
     let drained = global.confirmed_by("--force", client, Method::POST, path, body).await?;
-    let moved = show(&drained["moved"]);
-    let moved = if moved == "-" { String::new() } else { format!("; others carry {moved}") };
-    let told = match (&drained["viewers"], &drained["took_ms"]) {
-        (Value::Null, _) => String::new(),
-        (viewers, took) => format!("; {viewers} clients have the new map, after {took} ms"),
+    let moved = match show(&drained["moved"]).as_str() {
+        "-" => String::new(),
+        moved => format!("; others carry {moved}"),
     };
-    done(global, &drained, &format!("{} is drained{moved}{told}", show(&drained["node"])))
+    done(global, &drained, &format!("{} is drained{moved}{}", show(&drained["node"]), told(&drained)))
 }
 
-pub async fn undrain(global: &Global, client: &Client, Undrain { node }: &Undrain) -> anyhow::Result<()> {
-    let back = client.ask(Method::POST, "/api/v2/routes/undrain", Some(&json!({ "node": node }))).await?;
-    done(global, &back, &format!("{} is back in service", show(&back["node"])))
+pub async fn undrain(global: &Global, client: &Client, ask: &Undrain) -> anyhow::Result<()> {
+    let Undrain { node, wait, timeout } = ask;
+    let body = json!({ "node": node, "wait": wait, "timeout": timeout.map(duration::words) });
+    let back = client.ask(Method::POST, "/api/v2/routes/undrain", Some(&body)).await?;
+    let taken = match show(&back["taken"]).as_str() {
+        "-" => String::new(),
+        taken => format!("; it carries {taken} again"),
+    };
+    done(global, &back, &format!("{} is back in service{taken}{}", show(&back["node"]), told(&back)))
+}
+
+/// How many clients have the new map, where somebody waited for them.
+fn told(answer: &Value) -> String {
+    match (&answer["viewers"], &answer["took_ms"]) {
+        (Value::Null, _) => String::new(),
+        (viewers, took) => format!("; {viewers} clients have the new map, after {took} ms"),
+    }
 }

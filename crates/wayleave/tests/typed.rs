@@ -51,6 +51,10 @@ async fn what_is_not_understood_ends_with_2_and_what_is_refused_with_1() {
         ("via6 sites add rome --id 7", 0, "site rome was made"),
         ("via6 decode fd7a:115c:a1e0:b1a:0:7:c0a8:109", 0, "192.168.1.9 via rome (7)"),
         ("via6 encode rome 192.168.1.0/24", 0, "fd7a:115c:a1e0:b1a:0:7:c0a8:100/120"),
+        ("routes prefer --node router 10.1.0.0/24 --priority 17", 0, "PRIORITY"),
+        ("routes list --prefix 10.1.0.0/24", 0, "  17  "),
+        ("routes list --prefix 10.1.0.0/24 --output json", 0, "\"priority\": 17"),
+        ("routes list --prefix 10.1.0.0/24 --output yaml", 0, "priority: 17"),
     ] {
         let said = run(folder.path(), &line.split(' ').collect::<Vec<_>>());
         let text = [said.stdout, said.stderr].concat();

@@ -246,7 +246,7 @@ pub async fn list(
 }
 
 /// The columns of a list of routes.
-pub fn columns() -> [Column; 6] {
+pub fn columns() -> [Column; 7] {
     [
         Column::text("PREFIX", "shown"),
         Column::text("NODE", "node"),
@@ -268,6 +268,7 @@ pub fn columns() -> [Column; 6] {
             }
         }),
         Column::with("BECAUSE", |route: &Value| output::show(&route["because"])),
+        Column::text("PRIORITY", "priority"),
         Column::with("APPROVAL", |route: &Value| {
             let approval = &route["approval"];
             let by = output::show(&approval["by"]);

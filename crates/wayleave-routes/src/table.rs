@@ -25,6 +25,8 @@ pub struct Settings {
     pub lost_after: Duration,
     /// What holds for a prefix of which nobody says anything else.
     pub defaults: PrefixSettings,
+    /// What holds for single prefixes, below what a person sets for them and above every default. Nothing is frozen here.
+    pub prefixes: BTreeMap<Prefix, PrefixOverrides>,
     /// How long a candidate must be steady before a prefix that has fallen back comes back. 30 s.
     pub back_after: Duration,
     /// How long primaries that have not come back yet count as up after a start or a common loss. 30 s.
@@ -50,6 +52,7 @@ impl Default for Settings {
         Self {
             lost_after: Duration::from_millis(500),
             defaults: PrefixSettings::default(),
+            prefixes: BTreeMap::new(),
             back_after: Duration::from_secs(30),
             starting: Duration::from_secs(30),
             withdraw_grace: Duration::from_secs(2),

@@ -1,4 +1,7 @@
-//! What a person set for a prefix, and what follows from it.
+//! What is set for a prefix, and what follows from it.
+//!
+//! The first of these that says anything holds: what a person set for the prefix, what the configuration says of the prefix, what a person
+//! set for all prefixes, what the configuration says of all.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +15,23 @@ use crate::seats::Seat;
 use crate::table::{Effect, RouteTable, Timer};
 
 impl RouteTable {
-    /// What holds for a prefix: its own, else the default that a person set, else the configuration.
+    /// What holds for a prefix.
     pub fn prefix_settings(&self, prefix: &Prefix) -> PrefixSettings {
-        if self.overrides.is_empty() {
+        if self.overrides.is_empty() && self.settings.prefixes.is_empty() {
             return self.settings.defaults;
         }
-        let default = self.default_settings();
-        self.overrides.get(&Some(*prefix)).map_or(default, |own| own.over(default))
+        let layers = [self.overrides.get(&Some(*prefix)), self.configured(prefix)];
+        layers.into_iter().flatten().rev().fold(self.default_settings(), |base, layer| layer.over(base))
+    }
+
+    /// What the configuration says of a prefix itself.
+    pub fn configured(&self, prefix: &Prefix) -> Option<&PrefixOverrides> {
+        self.settings.prefixes.get(prefix)
+    }
+
+    /// The prefixes of which the configuration says something.
+    pub fn all_configured(&self) -> impl Iterator<Item = &Prefix> {
+        self.settings.prefixes.keys()
     }
 
     /// What holds for prefixes of which nobody says anything else.
@@ -98,7 +111,7 @@ impl RouteTable {
 
     fn uses(&self, fits: impl Fn(PrefixSettings) -> bool) -> bool {
         let base = self.settings.defaults;
-        fits(base) || self.overrides.values().any(|own| fits(own.over(base)))
+        fits(base) || self.overrides.values().chain(self.settings.prefixes.values()).any(|own| fits(own.over(base)))
     }
 
     /// Prefixes that have fallen back, for somebody.
@@ -115,5 +128,53 @@ impl RouteTable {
             Some(prefix) => self.mark(prefix),
             None => self.dirty.extend(self.holders.keys().copied()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wayleave_model::{Failback, PrefixOverrides};
+
+    use super::*;
+    use crate::table::{Input, Settings};
+
+    const NOW: Timestamp = Timestamp::from_millis(1);
+
+    fn spread(spread: Spread) -> PrefixOverrides {
+        PrefixOverrides { spread: Some(spread), ..PrefixOverrides::default() }
+    }
+
+    #[test]
+    fn the_configuration_of_a_prefix_stands_between_a_persons_word_on_it_and_every_default() {
+        let (named, other): (Prefix, Prefix) = ("10.0.0.0/8".parse().unwrap(), "10.1.0.0/16".parse().unwrap());
+        let configured = PrefixOverrides { failback: Some(Failback::Never), ..spread(Spread::Region) };
+        let prefixes = [(named, configured)].into();
+        let mut table = RouteTable::new(Settings { prefixes, ..Settings::default() });
+        let put = |table: &mut RouteTable, prefix, overrides| {
+            table.handle(Input::Overrides(PrefixRow { prefix, overrides }), NOW);
+        };
+        let of = |table: &RouteTable, prefix| table.prefix_settings(prefix).spread;
+        assert_eq!((of(&table, &named), of(&table, &other)), (Spread::Region, Spread::Single));
+        assert!(table.uses_region() && table.uses_spread() && !table.uses_fall_back());
+
+        put(&mut table, None, spread(Spread::Balance));
+        assert_eq!((of(&table, &named), of(&table, &other)), (Spread::Region, Spread::Balance));
+        put(&mut table, Some(named), spread(Spread::Single));
+        assert_eq!(of(&table, &named), Spread::Single);
+        assert_eq!(
+            table.prefix_settings(&named).failback,
+            Failback::Never,
+            "what a person leaves open is still configured"
+        );
+        put(&mut table, Some(named), PrefixOverrides::default());
+        assert_eq!(of(&table, &named), Spread::Region, "taken back");
+    }
+
+    #[test]
+    fn what_is_configured_for_one_prefix_is_looked_for() {
+        let prefix: Prefix = "10.0.0.0/8".parse().unwrap();
+        let falls = PrefixOverrides { when_down: Some(WhenDown::FallBack), ..PrefixOverrides::default() };
+        let table = RouteTable::new(Settings { prefixes: [(prefix, falls)].into(), ..Settings::default() });
+        assert!(table.uses_fall_back() && !table.uses_spread());
     }
 }

@@ -4,6 +4,8 @@
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use wayleave_model::{Failback, PrefixOverrides, Spread, WhenDown};
+use wayleave_server::options::Options;
 use wayleave_sim::{Client, MapStream, TestServer};
 
 const P: &str = "10.1.0.0/16";
@@ -20,7 +22,11 @@ struct Site {
 impl Site {
     /// Two routers of one prefix, approved in the order of their names.
     async fn with_two_routers() -> Self {
-        let server = TestServer::start().await.unwrap();
+        Self::configured(|_| {}).await
+    }
+
+    async fn configured(change: impl FnOnce(&mut Options)) -> Self {
+        let server = TestServer::start_with(change).await.unwrap();
         let anna = server.user("anna").await.unwrap();
         let key = server.key(anna, |_| {}).await.unwrap();
         let api_key = server.api_key().await.unwrap();
@@ -119,6 +125,39 @@ async fn settings_are_one_for_all_and_one_for_each_prefix_and_survive_a_restart(
     let back = site.post("settings", json!({ "prefix": P, "spread": "default", "failback_after": "default" })).await;
     assert_eq!((&back["spread"], &back["failback_after"]), (&json!("single"), &json!("never")));
     assert_eq!(site.get("/settings").await.as_array().unwrap().len(), 1, "nothing is set for the prefix any more");
+}
+
+#[tokio::test]
+async fn what_is_configured_for_a_prefix_holds_until_a_person_says_otherwise_of_that_prefix() {
+    let own =
+        PrefixOverrides { failback: Some(Failback::Never), spread: Some(Spread::Single), ..PrefixOverrides::default() };
+    let unused = PrefixOverrides { when_down: Some(WhenDown::FallBack), ..PrefixOverrides::default() };
+    let prefixes = [(P.parse().unwrap(), own), ("10.9.0.0/16".parse().unwrap(), unused)];
+    let mut site = Site::configured(|options| options.tailnet.routes.prefixes = prefixes.into()).await;
+    site.post("settings", json!({ "failback_after": "10s", "when_down": "fall_back" })).await;
+    site.post("prefer", json!({ "node": "r2", "prefix": P, "priority": 5 })).await;
+    let pending = async |site: &Site| {
+        site.get(&format!("/explain?what={P}")).await["elections"][0]["pending"]["in_seconds"].clone()
+    };
+    assert_eq!(pending(&site).await, Value::Null, "it never fails back, whatever the default is by now");
+
+    let all = site.get("/settings").await;
+    let of = |row: &Value| (row["prefix"].clone(), row["failback_after"].clone(), row["from"].clone());
+    let from = |when_down, on_withdraw, spread, failback_after| json!({ "when_down": when_down, "on_withdraw": on_withdraw, "spread": spread, "failback_after": failback_after });
+    let default = from("set", "configuration", "configuration", "set");
+    assert_eq!(of(&all[0]), (Value::Null, json!("10s"), default));
+    let named = from("default", "configured default", "configuration", "configuration");
+    assert_eq!(of(&all[1]), (json!(P), json!("never"), named), "{all}");
+    let unused = from("configuration", "configured default", "configured default", "default");
+    assert_eq!(of(&all[2]), (json!("10.9.0.0/16"), json!("10s"), unused), "{all}");
+
+    let set = site.post("settings", json!({ "prefix": P, "failback_after": "90s" })).await;
+    assert_eq!((&set["from"]["failback_after"], &set["set_here"]), (&json!("set"), &json!(["failback_after"])));
+    assert!(pending(&site).await.as_u64().is_some_and(|seconds| seconds > 10), "live at once, and stronger");
+    site.server.restart().await.unwrap();
+    assert_eq!(site.get("/settings").await[1]["failback_after"], "90s", "also after a restart");
+    let back = site.post("settings", json!({ "prefix": P, "failback_after": "default" })).await;
+    assert_eq!((&back["failback_after"], &back["from"]["failback_after"]), (&json!("never"), &json!("configuration")));
 }
 
 #[tokio::test]

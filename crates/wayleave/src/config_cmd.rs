@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::cli::Global;
-use crate::config::{keys, resolve};
+use crate::config::{keys, prefixes, resolve};
 use crate::output::{self, Column};
 
 /// What to do with the configuration.
@@ -34,9 +34,12 @@ pub fn run(global: &Global, command: &ConfigCommand) -> anyhow::Result<()> {
         output::line(&format!("the configuration is right; the server's address is {}", options.server_url));
         return Ok(());
     }
-    let rows = layers.iter().map(|(key, value, source)| {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        json!({ "key": key.name, "value": hide_credentials(&value), "source": source.to_string() })
+    let rows = layers.iter().flat_map(|(key, value, source)| {
+        let parts = if key.name == prefixes::KEY { prefixes::flat(value) } else { Vec::new() };
+        let whole = || vec![(key.name.to_owned(), value.as_str().map_or_else(|| value.to_string(), str::to_owned))];
+        let parts = if parts.is_empty() { whole() } else { parts };
+        let row = |(key, value): (String, String)| json!({ "key": key, "value": hide_credentials(&value), "source": source.to_string() });
+        parts.into_iter().map(row).collect::<Vec<_>>()
     });
     let columns = [Column::text("KEY", "key"), Column::text("VALUE", "value"), Column::text("SOURCE", "source")];
     output::list(global.output, &rows.collect(), &columns)

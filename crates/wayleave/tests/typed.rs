@@ -7,10 +7,14 @@ mod small;
 
 use program::{import, run, serve};
 
+const PREFIXES: &str = "[routes.prefixes.\"10.1.0.0/24\"]\nwhen_down = \"fall_back\"\n";
+
 #[tokio::test]
 async fn what_is_not_understood_ends_with_2_and_what_is_refused_with_1() {
     let folder = tempfile::tempdir().unwrap();
     import(folder.path()).await;
+    std::fs::write(folder.path().join("data/wayleave.toml"), PREFIXES).unwrap();
+    std::fs::write(folder.path().join("bad.toml"), PREFIXES.replace("10.1.0.0", "10.1.0.1")).unwrap();
     let mut server = serve(folder.path());
     std::fs::write(folder.path().join("bad.hujson"), "{").unwrap();
     for (line, status, words) in [
@@ -51,6 +55,15 @@ async fn what_is_not_understood_ends_with_2_and_what_is_refused_with_1() {
         ("via6 sites add rome --id 7", 0, "site rome was made"),
         ("via6 decode fd7a:115c:a1e0:b1a:0:7:c0a8:109", 0, "192.168.1.9 via rome (7)"),
         ("via6 encode rome 192.168.1.0/24", 0, "fd7a:115c:a1e0:b1a:0:7:c0a8:100/120"),
+        ("config show", 0, "routes.prefixes.\"10.1.0.0/24\".when_down"),
+        (
+            "config check --config bad.toml",
+            1,
+            "bad.toml: `routes.prefixes.\"10.1.0.1/24\"`: `10.1.0.1/24` has host bits set",
+        ),
+        ("routes settings", 0, "fall_back (configuration)  disable (configured default)"),
+        ("routes set 10.1.0.0/24 --when-down keep", 0, "keep  "),
+        ("routes set 10.1.0.0/24 --when-down default", 0, "fall_back (configuration)"),
         ("routes prefer --node router 10.1.0.0/24 --priority 17", 0, "PRIORITY"),
         ("routes list --prefix 10.1.0.0/24", 0, "  17  "),
         ("routes list --prefix 10.1.0.0/24 --output json", 0, "\"priority\": 17"),

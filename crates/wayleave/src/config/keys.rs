@@ -209,6 +209,12 @@ pub const KEYS: &[Key] = &[
         "Who is primary for a client: `single` the primary for all, `region` the steady router that is nearest to it, `balance` one of the steady routers by a hash.",
     ),
     key(
+        "routes.prefixes",
+        Kind::Toml,
+        "{}",
+        "What holds for single prefixes: `failback_after`, `when_down`, `on_withdraw` and `spread`, such as { \"10.0.0.0/8\" = { when_down = \"fall_back\", failback_after = \"never\" } }; in a file a section `[routes.prefixes.\"10.0.0.0/8\"]` for each. What is set by `wayleave routes set` for the prefix is stronger, what is set for all is weaker.",
+    ),
+    key(
         "routes.back_after",
         Kind::Duration,
         "30s",
@@ -397,7 +403,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 }
 
 /// How many letters have to be put in, taken out or changed.
-fn distance(a: &str, b: &str) -> usize {
+pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {

@@ -67,11 +67,21 @@ pub enum ConfigError {
         /// Where it stands.
         origin: Source,
         /// The key.
-        key: &'static str,
+        key: String,
         /// What stands there.
         found: String,
         /// What it takes.
         expected: String,
+    },
+    /// What is said of a prefix can't be.
+    #[error("{origin}: `{key}`: {fault}")]
+    Prefix {
+        /// Where it stands.
+        origin: Source,
+        /// The key, with the prefix.
+        key: String,
+        /// Why not, and what to do.
+        fault: String,
     },
     /// A flag has no value.
     #[error("--set takes KEY=VALUE, not `{0}`")]
@@ -181,7 +191,7 @@ fn from_text(key: &'static Key, text: &str, origin: &Source) -> Result<Value, Co
     let text = text.trim();
     let wrong = || ConfigError::Value {
         origin: origin.clone(),
-        key: key.name,
+        key: key.name.to_owned(),
         found: format!("`{text}`"),
         expected: expected(key.kind).to_owned(),
     };
@@ -216,7 +226,12 @@ fn check(key: &'static Key, value: &Value, origin: &Source) -> Result<(), Config
         return Ok(());
     }
     let found = value.to_string();
-    Err(ConfigError::Value { origin: origin.clone(), key: key.name, found, expected: expected(key.kind).to_owned() })
+    Err(ConfigError::Value {
+        origin: origin.clone(),
+        key: key.name.to_owned(),
+        found,
+        expected: expected(key.kind).to_owned(),
+    })
 }
 
 #[cfg(test)]

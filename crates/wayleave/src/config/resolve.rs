@@ -14,8 +14,8 @@ use wayleave_server::options::{
 use wayleave_server::tailnet;
 use wayleave_server::wire::{DnsConfig, DnsRecord, Resolver};
 
-use super::keys;
 use super::layers::{ConfigError, Layers};
+use super::{keys, prefixes};
 
 /// Reads one key after the other, with faults that say where they stand.
 struct Reader<'a>(&'a Layers);
@@ -27,7 +27,7 @@ impl Reader<'_> {
             || (String::new(), super::layers::Source::Default),
             |(value, origin)| (value.to_string(), origin.clone()),
         );
-        ConfigError::Value { origin, key: key.name, found, expected: expected.into() }
+        ConfigError::Value { origin, key: key.name.to_owned(), found, expected: expected.into() }
     }
 
     fn text(&self, name: &str) -> String {
@@ -136,7 +136,7 @@ pub fn options(layers: &Layers, data_dir: &Path) -> Result<Options, ConfigError>
             retry_after: read.period("webhooks.retry_after")?,
             attempts: read.number("webhooks.attempts")?,
         },
-        tailnet: tailnet_settings(&read)?,
+        tailnet: tailnet_settings(&read, layers)?,
     })
 }
 
@@ -316,7 +316,7 @@ fn key_warnings(read: &Reader<'_>) -> Result<Vec<Duration>, ConfigError> {
     read.list("nodes.key_warnings").iter().map(|text| duration::parse(text).map_err(wrong)).collect()
 }
 
-fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError> {
+fn tailnet_settings(read: &Reader<'_>, layers: &Layers) -> Result<tailnet::Settings, ConfigError> {
     let v4 = read.parsed("nodes.prefix_v4", "takes a prefix inside 100.64.0.0/10")?;
     let v6 = read.parsed("nodes.prefix_v6", "takes a prefix inside fd7a:115c:a1e0::/48")?;
     let addresses = tailnet::AddressPool::new(v4, v6).map_err(|error| {
@@ -334,6 +334,7 @@ fn tailnet_settings(read: &Reader<'_>) -> Result<tailnet::Settings, ConfigError>
                 spread: read.worded("routes.spread")?,
                 failback: read.duration_or_never("routes.failback_after")?.map_or(Failback::Never, Failback::After),
             },
+            prefixes: prefixes::read(layers)?,
             back_after: read.duration("routes.back_after")?,
             starting: read.duration("routes.starting")?,
             withdraw_grace: read.duration("routes.withdraw_grace")?,

@@ -1,10 +1,12 @@
 //! What is set for prefixes.
 
+use std::collections::BTreeSet;
+
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use wayleave_model::{Change, Prefix, PrefixChange, PrefixSettings, Spread};
+use wayleave_model::{Change, Prefix, PrefixChange, PrefixOverrides, PrefixSettings, Spread};
 use wayleave_tailnet::{Command, Tailnet};
 
 use super::super::error::{ApiError, Body, ErrorBody};
@@ -27,6 +29,8 @@ pub(super) struct SettingsBody {
     failback_after: String,
     /// Which of these were set here, and do not come from the default or the configuration.
     set_here: Vec<&'static str>,
+    /// Where each of these comes from.
+    from: FromBody,
     /// It stays where it is until then.
     frozen_until: Option<String>,
     /// Who froze it.
@@ -36,6 +40,36 @@ pub(super) struct SettingsBody {
     notes: Vec<String>,
 }
 
+/// Where what holds comes from, the strongest first: `set` (a person set it here), `configuration` (for this prefix; for the default: for
+/// all), `default` (a person set it for all), `configured default`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FromBody {
+    when_down: &'static str,
+    on_withdraw: &'static str,
+    spread: &'static str,
+    failback_after: &'static str,
+}
+
+fn from(tailnet: &Tailnet, prefix: Option<&Prefix>) -> FromBody {
+    let table = tailnet.routes();
+    let source = |says: fn(&PrefixOverrides) -> bool| {
+        let set = |of: Option<&PrefixOverrides>| of.is_some_and(says);
+        match prefix {
+            _ if set(table.overrides(prefix)) => "set",
+            None => "configuration",
+            Some(prefix) if set(table.configured(prefix)) => "configuration",
+            Some(_) if set(table.overrides(None)) => "default",
+            Some(_) => "configured default",
+        }
+    };
+    FromBody {
+        when_down: source(|own| own.when_down.is_some()),
+        on_withdraw: source(|own| own.on_withdraw.is_some()),
+        spread: source(|own| own.spread.is_some()),
+        failback_after: source(|own| own.failback.is_some()),
+    }
+}
+
 fn body(tailnet: &Tailnet, prefix: Option<&Prefix>) -> SettingsBody {
     let table = tailnet.routes();
     let PrefixSettings { when_down, on_withdraw, spread, failback } = match prefix {
@@ -43,11 +77,12 @@ fn body(tailnet: &Tailnet, prefix: Option<&Prefix>) -> SettingsBody {
         None => table.default_settings(),
     };
     let own = table.overrides(prefix).cloned().unwrap_or_default();
+    let from = from(tailnet, prefix);
     let set = [
-        ("when_down", own.when_down.is_some()),
-        ("on_withdraw", own.on_withdraw.is_some()),
-        ("spread", own.spread.is_some()),
-        ("failback_after", own.failback.is_some()),
+        ("when_down", from.when_down),
+        ("on_withdraw", from.on_withdraw),
+        ("spread", from.spread),
+        ("failback_after", from.failback_after),
     ];
     SettingsBody {
         prefix: prefix.map(Prefix::to_string),
@@ -56,19 +91,22 @@ fn body(tailnet: &Tailnet, prefix: Option<&Prefix>) -> SettingsBody {
         on_withdraw: on_withdraw.word(),
         spread: spread.word(),
         failback_after: failback.to_string(),
-        set_here: set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
+        set_here: set.into_iter().filter(|(_, from)| *from == "set").map(|(name, _)| name).collect(),
+        from,
         frozen_until: own.frozen.as_ref().map(|freeze| freeze.until.to_string()),
         frozen_by: own.frozen.as_ref().map(|freeze| freeze.by.to_string()),
         notes: Vec::new(),
     }
 }
 
-/// What is set: the default first, then each prefix of which something is set.
+/// What is set: the default first, then each prefix of which a person or the configuration says something.
 #[utoipa::path(get, path = "/api/v2/routes/settings", tag = "routes", responses((status = 200, body = Vec<SettingsBody>)))]
 pub(super) async fn list_settings(State(state): State<ApiState>) -> Result<Json<Vec<SettingsBody>>, ApiError> {
     let all = state.app.control.read(|tailnet| {
-        let own = tailnet.routes().all_overrides().filter_map(|(prefix, _)| prefix);
-        std::iter::once(None).chain(own.map(Some)).map(|prefix| body(tailnet, prefix)).collect()
+        let table = tailnet.routes();
+        let own = table.all_overrides().filter_map(|(prefix, _)| prefix);
+        let own: BTreeSet<&Prefix> = own.chain(table.all_configured()).collect();
+        std::iter::once(None).chain(own.into_iter().map(Some)).map(|prefix| body(tailnet, prefix)).collect()
     });
     Ok(Json(all.await?))
 }

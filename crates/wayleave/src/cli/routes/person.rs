@@ -140,9 +140,11 @@ pub async fn settings(global: &Global, client: &Client) -> anyhow::Result<()> {
 fn settings_columns() -> [Column; 6] {
     let own = |field: &'static str| {
         move |row: &Value| {
-            let here = row["set_here"].as_array().is_some_and(|names| names.iter().any(|name| name == field));
             let value = show(&row[field]);
-            if here { value } else { format!("({value})") }
+            match row["from"][field].as_str() {
+                None | Some("set") => value,
+                Some(from) => format!("{value} ({from})"),
+            }
         }
     };
     [

@@ -180,6 +180,71 @@ async fn a_check_says_whether_it_looks_at_standbys_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn setting_a_check_and_taking_it_back_stand_in_the_history_with_who_did_it() {
+    let site = Site::with_two_routers().await;
+    let check = json!({ "prefix": P, "target": "10.1.2.3", "witness": "r1", "standby": true, "every_millis": 5000 });
+    for _ in 0..2 {
+        let (status, set) = site.ask(Method::PUT, "/checks", Some(check.clone())).await;
+        assert_eq!(status, StatusCode::OK, "{set}");
+    }
+    let (status, _) = site.ask(Method::POST, "/checks/remove", Some(json!({ "prefix": P }))).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let history = site.get(&format!("/history?prefix={P}&limit=2")).await;
+    assert_eq!((&history[0]["event"], &history[0]["prefix"]), (&json!("check removed"), &json!(P)), "{history}");
+    assert!(history[0]["cause"].as_str().unwrap().starts_with("api:"), "{history}");
+    assert_eq!(history[1]["event"], "check set", "{history}");
+    let cause = history[1]["cause"].as_str().unwrap();
+    assert!(cause.starts_with("api:") && cause.ends_with(": 10.1.2.3 every 5s, by r1, standbys too"), "{cause}");
+    let all = site.get(&format!("/history?prefix={P}")).await;
+    let set = all.as_array().unwrap().iter().filter(|line| line["event"] == "check set").count();
+    assert_eq!(set, 1, "the second time nothing changed: {all}");
+}
+
+#[tokio::test]
+async fn nothing_is_said_of_what_can_never_be_a_route() {
+    let site = Site::with_two_routers().await;
+    site.routers[0].0.report("r1", &[P, "127.0.0.0/8"]).await.unwrap();
+    for (prefix, why) in [
+        ("127.0.0.0/8", "it overlaps the loopback range"),
+        ("100.64.1.0/24", "it overlaps the tailnet's own addresses"),
+        ("100.0.0.0/8", "it overlaps the tailnet's own addresses"),
+        ("fd7a:115c:a1e0:b1a::/64", "it is in the 4via6 range and shorter than /96"),
+    ] {
+        let never = format!("{prefix} can never be a route, since {why}");
+        let no = StatusCode::UNPROCESSABLE_ENTITY;
+        site.refused("settings", json!({ "prefix": prefix, "spread": "region" }), no, &never).await;
+        site.refused("freeze", json!({ "prefix": prefix }), no, &never).await;
+        site.refused("prefer", json!({ "node": "r1", "prefix": prefix, "priority": 1 }), no, &never).await;
+        let target = prefix.split('/').next().unwrap();
+        let (status, check) =
+            site.ask(Method::PUT, "/checks", Some(json!({ "prefix": prefix, "target": target }))).await;
+        assert!(status == no && check["message"].as_str().unwrap().contains(&never), "{status} {check}");
+        site.post("settings", json!({ "prefix": prefix, "spread": "default" })).await;
+    }
+    assert_eq!(site.get("/settings").await.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_freeze_that_is_over_is_not_shown_and_can_not_be_ended() {
+    let site = Site::with_two_routers().await;
+    let not = format!("{P} is not frozen");
+    site.refused("unfreeze", json!({ "prefix": P }), StatusCode::NOT_FOUND, &not).await;
+    site.refused("unfreeze", json!({ "all": true }), StatusCode::NOT_FOUND, "nothing is frozen").await;
+    site.post("freeze", json!({ "prefix": P, "for": "1s" })).await;
+    let shown = site.get("/settings").await;
+    assert!(shown[1]["frozen_until"].is_string(), "{shown}");
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let shown = site.get("/settings").await;
+    assert_eq!(shown.as_array().unwrap().len(), 1, "it has ended: {shown}");
+    site.refused("unfreeze", json!({ "prefix": P }), StatusCode::NOT_FOUND, &not).await;
+    site.refused("unfreeze", json!({ "all": true }), StatusCode::NOT_FOUND, "nothing is frozen").await;
+    let own = site.post("settings", json!({ "prefix": P, "spread": "region" })).await;
+    assert_eq!((&own["frozen_until"], &own["frozen_by"]), (&Value::Null, &Value::Null));
+    site.post("freeze", json!({ "prefix": P, "for": "1h" })).await;
+    site.post("unfreeze", json!({ "prefix": P })).await;
+}
+
+#[tokio::test]
 async fn a_frozen_prefix_stays_on_a_dead_router_until_it_is_let_go() {
     let mut site = Site::with_two_routers().await;
     let frozen = site.post("freeze", json!({ "all": true, "for": "1h" })).await;

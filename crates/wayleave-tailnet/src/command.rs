@@ -277,6 +277,8 @@ pub enum Command {
     RemovePathCheck {
         /// Which.
         prefix: Prefix,
+        /// Who says so.
+        by: Approver,
     },
     /// Makes rows for what a node advertises and has none for, and asks the auto-approvers.
     Advertise {
@@ -461,6 +463,20 @@ pub enum Refusal {
     /// Exits are never elected, so there is nothing to set for them.
     #[error("{0} is an exit: exits are never elected, and each client chooses its own")]
     Exit(Prefix),
+    /// It can never be a route, so there is nothing to say of it.
+    #[error("{prefix} can never be a route, since it {reason}: there is nothing to set for it")]
+    NeverRoute {
+        /// Which.
+        prefix: Prefix,
+        /// Why.
+        reason: InvalidReason,
+    },
+    /// There is no freeze to end.
+    #[error("{0} is not frozen; `wayleave routes settings` shows what is")]
+    NotFrozen(Prefix),
+    /// There is no freeze at all.
+    #[error("nothing is frozen")]
+    NothingFrozen,
     /// All prefixes are frozen, so one can't be let go.
     #[error("all prefixes are frozen until {until}: `wayleave routes unfreeze --all` ends that")]
     AllFrozen {

@@ -79,6 +79,10 @@ pub enum HistoryEvent {
     Frozen(Timestamp, Approver),
     /// A person ended a freeze.
     Unfrozen(Approver),
+    /// A person set the path check of the prefix: which, and who.
+    CheckSet(String, Approver),
+    /// A person took the path check of the prefix back.
+    CheckRemoved(Approver),
     /// A person took the node out of service.
     Drained(Approver),
     /// A person put it back.
@@ -115,6 +119,8 @@ impl HistoryEvent {
             Self::Set(..) => "set",
             Self::Frozen(..) => "frozen",
             Self::Unfrozen(_) => "unfrozen",
+            Self::CheckSet(..) => "check set",
+            Self::CheckRemoved(_) => "check removed",
             Self::Drained(_) => "drained",
             Self::Undrained(_) => "undrained",
             Self::Judged(verdict) => verdict.word(),
@@ -161,8 +167,8 @@ impl HistoryEvent {
     pub fn cause(&self) -> String {
         match self {
             Self::Approved(by) | Self::Disabled(by) => by.to_string(),
-            Self::Unfrozen(by) | Self::Drained(by) | Self::Undrained(by) => by.to_string(),
-            Self::Set(what, by) => format!("{by}: {what}"),
+            Self::Unfrozen(by) | Self::CheckRemoved(by) | Self::Drained(by) | Self::Undrained(by) => by.to_string(),
+            Self::Set(what, by) | Self::CheckSet(what, by) => format!("{by}: {what}"),
             Self::Frozen(until, by) => format!("{by}: until {until}"),
             Self::FellBack => "every router is down".to_owned(),
             Self::CameBack => "a router is steady".to_owned(),

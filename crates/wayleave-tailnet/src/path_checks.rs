@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use wayleave_model::{Approver, NodeId, PathCheck, Prefix, Timestamp, WitnessChoice, via6};
+use wayleave_model::{Approver, NodeId, PathCheck, Prefix, Timestamp, WitnessChoice, duration, via6};
 use wayleave_routes::Input;
 
 use crate::command::{Outcome, Refusal};
+use crate::history::HistoryEvent;
 use crate::plan::{Draft, Plan, Write};
+use crate::plan_prefixes::no_route;
 use crate::tailnet::{Effect, Tailnet};
 
 /// A check to be set.
@@ -100,6 +102,7 @@ impl Tailnet {
 
     pub(crate) fn plan_set_path_check(&self, mut draft: Draft, check: NewPathCheck) -> Result<Plan, Refusal> {
         let NewPathCheck { prefix, target, every, witness, standby, by } = check;
+        no_route(prefix)?;
         if let Some(fault) = self.target_fault(&prefix, target) {
             let (target, prefix) = (self.sites.show_address(target), self.sites.show(&prefix));
             return Err(Refusal::CheckTarget { target, prefix, fault: fault.words(self) });
@@ -113,16 +116,38 @@ impl Tailnet {
         if let Some(WitnessChoice::Node(node)) = witness {
             self.existing(node)?;
         }
-        let set_at = draft.now;
-        draft.write(Write::PathCheck(PathCheck { prefix, target, every, witness, standby, set_at, set_by: by }));
+        let check = PathCheck { prefix, target, every, witness, standby, set_at: draft.now, set_by: by };
+        let words = self.check_words(&check);
+        if self.path_checks.get(&prefix).is_none_or(|before| self.check_words(before) != words) {
+            draft.history(Some(prefix), None, HistoryEvent::CheckSet(words, check.set_by.clone()));
+        }
+        draft.write(Write::PathCheck(check));
         Ok(draft.done(Outcome::Done))
     }
 
-    pub(crate) fn plan_remove_path_check(&self, mut draft: Draft, prefix: Prefix) -> Result<Plan, Refusal> {
+    /// What a check asks for, as history tells it: `10.1.2.3 every 2s, by tag:witness, standbys too`.
+    fn check_words(&self, check: &PathCheck) -> String {
+        let PathCheck { prefix: _, target, every, witness, standby, set_at: _, set_by: _ } = check;
+        let by = match witness {
+            None => String::new(),
+            Some(WitnessChoice::Tag(tag)) => format!(", by {tag}"),
+            Some(WitnessChoice::Node(node)) => format!(", by {}", self.name_of(*node)),
+        };
+        let standby = if *standby { ", standbys too" } else { "" };
+        format!("{} every {}{by}{standby}", self.sites.show_address(*target), duration::words(*every))
+    }
+
+    pub(crate) fn plan_remove_path_check(
+        &self,
+        mut draft: Draft,
+        prefix: Prefix,
+        by: Approver,
+    ) -> Result<Plan, Refusal> {
         if !self.path_checks.contains_key(&prefix) {
             return Err(Refusal::NoCheck(prefix));
         }
         draft.write(Write::DeletePathCheck(prefix));
+        draft.history(Some(prefix), None, HistoryEvent::CheckRemoved(by));
         Ok(draft.done(Outcome::Done))
     }
 

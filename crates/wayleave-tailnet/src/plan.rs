@@ -239,7 +239,7 @@ impl Tailnet {
             Command::DrainNode { node, by } => self.plan_drain(draft, node, by),
             Command::UndrainNode { node, by } => self.plan_undrain(draft, node, by),
             Command::SetPathCheck(check) => self.plan_set_path_check(draft, *check),
-            Command::RemovePathCheck { prefix } => self.plan_remove_path_check(draft, prefix),
+            Command::RemovePathCheck { prefix, by } => self.plan_remove_path_check(draft, prefix, by),
             Command::Advertise { node, prefixes } => self.plan_advertise(draft, node, &prefixes),
             Command::SetPolicy { text, replaces, by } => self.plan_set_policy(draft, &text, replaces, &by),
             Command::Sites(command) => self.plan_sites(draft, command),

@@ -22,6 +22,10 @@ impl Tailnet {
         by: &Approver,
     ) -> Result<Plan, Refusal> {
         no_exit(prefix)?;
+        // What was set can always be taken back.
+        if !change.of(&PrefixOverrides::default()).is_empty() {
+            prefix.map_or(Ok(()), no_route)?;
+        }
         let before = self.routes.overrides(prefix.as_ref()).cloned().unwrap_or_default();
         let overrides = change.of(&before);
         if overrides != before {
@@ -39,6 +43,7 @@ impl Tailnet {
         by: Approver,
     ) -> Result<Plan, Refusal> {
         no_exit(prefix)?;
+        prefix.map_or(Ok(()), no_route)?;
         if lifetime < Duration::from_secs(1) || lifetime > LONGEST_FREEZE {
             return Err(Refusal::FreezeLength);
         }
@@ -63,8 +68,14 @@ impl Tailnet {
         {
             return Err(Refusal::AllFrozen { until: all.until });
         }
+        let now = draft.now;
         let meant = |of: Option<&Prefix>| prefix.is_none() || of == prefix.as_ref();
-        for (of, overrides) in self.routes.all_overrides().filter(|(of, own)| meant(*of) && own.frozen.is_some()) {
+        let holds = |own: &PrefixOverrides| own.frozen.as_ref().is_some_and(|freeze| freeze.until > now);
+        let frozen: Vec<_> = self.routes.all_overrides().filter(|(of, own)| meant(*of) && holds(own)).collect();
+        if frozen.is_empty() {
+            return Err(prefix.map_or(Refusal::NothingFrozen, Refusal::NotFrozen));
+        }
+        for (of, overrides) in frozen {
             let thawed = PrefixOverrides { frozen: None, ..overrides.clone() };
             draft.write(Write::Prefix(PrefixRow { prefix: of.copied(), overrides: thawed }));
             draft.history(of.copied(), None, HistoryEvent::Unfrozen(by.clone()));
@@ -81,6 +92,7 @@ impl Tailnet {
         by: Approver,
     ) -> Result<Plan, Refusal> {
         no_exit(Some(prefix))?;
+        no_route(prefix)?;
         let row = self.existing_route(node, prefix)?;
         let id = row.id;
         if row.priority != priority {
@@ -143,4 +155,9 @@ fn no_exit(prefix: Option<Prefix>) -> Result<(), Refusal> {
         Some(prefix) if prefix.is_exit() => Err(Refusal::Exit(prefix)),
         Some(_) | None => Ok(()),
     }
+}
+
+/// Refuses what can never be a route, as approving it does.
+pub(crate) fn no_route(prefix: Prefix) -> Result<(), Refusal> {
+    prefix.invalid().map_or(Ok(()), |reason| Err(Refusal::NeverRoute { prefix, reason }))
 }

@@ -450,7 +450,7 @@ impl World {
             }
             Step::Check(p, Some(target)) => self.sets_check(*p, *target, false, None),
             Step::Check(p, None) => {
-                self.ask(Command::RemovePathCheck { prefix: prefix(*p) });
+                self.ask(Command::RemovePathCheck { prefix: prefix(*p), by: Approver::Cli });
             }
             Step::ChecksStandbys(p, named) => {
                 let witness = named.and_then(|n| self.node(n)).map(WitnessChoice::Node);

@@ -177,9 +177,13 @@ struct Of {
 /// Takes the path check of a prefix back. What it convicted is acquitted.
 #[utoipa::path(post, path = "/api/v2/routes/checks/remove", tag = "routes", request_body = Of,
     responses((status = 204), (status = 404, body = ErrorBody)))]
-async fn remove(State(state): State<ApiState>, Body(of): Body<Of>) -> Result<StatusCode, ApiError> {
+async fn remove(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Body(of): Body<Of>,
+) -> Result<StatusCode, ApiError> {
     let prefix = state.prefix(&of.prefix)?;
-    state.app.control.command(Command::RemovePathCheck { prefix }).await?;
+    state.app.control.command(Command::RemovePathCheck { prefix, by: caller.0 }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

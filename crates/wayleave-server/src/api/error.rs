@@ -68,6 +68,8 @@ impl From<CommandError> for ApiError {
                     | Refusal::NoSite(_)
                     | Refusal::NoSiteHost { .. }
                     | Refusal::NoCheck(_)
+                    | Refusal::NotFrozen(_)
+                    | Refusal::NothingFrozen
                     | Refusal::NoRoute { .. } => StatusCode::NOT_FOUND,
                     Refusal::UserExists(_)
                     | Refusal::UserHasNodes(_)
@@ -93,6 +95,7 @@ impl From<CommandError> for ApiError {
                     | Refusal::TagsNotPermitted(_)
                     | Refusal::NoTags
                     | Refusal::Exit(_)
+                    | Refusal::NeverRoute { .. }
                     | Refusal::FreezeLength
                     | Refusal::SiteName(_)
                     | Refusal::SiteNumber(_)

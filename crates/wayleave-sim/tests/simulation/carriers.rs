@@ -65,7 +65,7 @@ fn s15_of_two_routers_that_share_their_clients_the_one_whose_leg_is_dead_loses_i
             sim.sleep(Duration::from_secs(30)).await;
             assert_eq!(suspects(&sim).await, [broken], "the other is well");
             // Forgets what was said, as a person does who has mended it.
-            sim.control().command(Command::RemovePathCheck { prefix: prefix() }).await.unwrap();
+            sim.control().command(Command::RemovePathCheck { prefix: prefix(), by: Approver::Cli }).await.unwrap();
             sim.machines[at].leg(true);
             sim.until("it is used again", Duration::from_secs(70), |sim| users(sim) == before).await;
             check(&sim).await;

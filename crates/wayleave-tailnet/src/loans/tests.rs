@@ -149,7 +149,9 @@ fn what_speaks_against_a_loan_ends_it_in_the_same_step_and_gives_none() {
         ask(tailnet, Command::DisableRoutes { node, prefixes, by: Approver::Cli });
     };
     let changes: [(&str, Change); 12] = [
-        ("the check is gone", |tailnet| ask(tailnet, Command::RemovePathCheck { prefix: prefix(P) })),
+        ("the check is gone", |tailnet| {
+            ask(tailnet, Command::RemovePathCheck { prefix: prefix(P), by: Approver::Cli })
+        }),
         ("it does not look at standbys", |tailnet| set(tailnet, Some(WitnessChoice::Node(W4)), false)),
         ("the router is the primary", |tailnet| {
             ask(tailnet, Command::MovePrimary { prefix: prefix(P), to: R2, by: Approver::Cli });

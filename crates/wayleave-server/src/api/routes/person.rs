@@ -125,9 +125,9 @@ pub(super) struct Unfreeze {
     all: bool,
 }
 
-/// Ends a freeze.
+/// Ends a freeze. There has to be one.
 #[utoipa::path(post, path = "/api/v2/routes/unfreeze", tag = "routes", request_body = Unfreeze,
-    responses((status = 200, body = FrozenBody), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody)))]
+    responses((status = 200, body = FrozenBody), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub(super) async fn unfreeze(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use wayleave_model::{Change, Prefix, PrefixChange, PrefixOverrides, PrefixSettings, Spread};
+use wayleave_model::{Change, Prefix, PrefixChange, PrefixOverrides, PrefixSettings, Spread, Timestamp};
 use wayleave_tailnet::{Command, Tailnet};
 
 use super::super::error::{ApiError, Body, ErrorBody};
@@ -70,13 +70,13 @@ fn from(tailnet: &Tailnet, prefix: Option<&Prefix>) -> FromBody {
     }
 }
 
-fn body(tailnet: &Tailnet, prefix: Option<&Prefix>) -> SettingsBody {
+fn body(tailnet: &Tailnet, prefix: Option<&Prefix>, now: Timestamp) -> SettingsBody {
     let table = tailnet.routes();
     let PrefixSettings { when_down, on_withdraw, spread, failback } = match prefix {
         Some(prefix) => table.prefix_settings(prefix),
         None => table.default_settings(),
     };
-    let own = table.overrides(prefix).cloned().unwrap_or_default();
+    let frozen = table.overrides(prefix).and_then(|own| own.frozen.as_ref()).filter(|freeze| freeze.until > now);
     let from = from(tailnet, prefix);
     let set = [
         ("when_down", from.when_down),
@@ -93,8 +93,8 @@ fn body(tailnet: &Tailnet, prefix: Option<&Prefix>) -> SettingsBody {
         failback_after: failback.to_string(),
         set_here: set.into_iter().filter(|(_, from)| *from == "set").map(|(name, _)| name).collect(),
         from,
-        frozen_until: own.frozen.as_ref().map(|freeze| freeze.until.to_string()),
-        frozen_by: own.frozen.as_ref().map(|freeze| freeze.by.to_string()),
+        frozen_until: frozen.map(|freeze| freeze.until.to_string()),
+        frozen_by: frozen.map(|freeze| freeze.by.to_string()),
         notes: Vec::new(),
     }
 }
@@ -102,11 +102,18 @@ fn body(tailnet: &Tailnet, prefix: Option<&Prefix>) -> SettingsBody {
 /// What is set: the default first, then each prefix of which a person or the configuration says something.
 #[utoipa::path(get, path = "/api/v2/routes/settings", tag = "routes", responses((status = 200, body = Vec<SettingsBody>)))]
 pub(super) async fn list_settings(State(state): State<ApiState>) -> Result<Json<Vec<SettingsBody>>, ApiError> {
-    let all = state.app.control.read(|tailnet| {
+    let control = &state.app.control;
+    let now = control.clock().now();
+    let all = control.read(move |tailnet| {
         let table = tailnet.routes();
-        let own = table.all_overrides().filter_map(|(prefix, _)| prefix);
+        // A freeze that has ended is nothing that is set.
+        let holds = |own: &PrefixOverrides| {
+            let frozen = own.frozen.clone().filter(|freeze| freeze.until > now);
+            !PrefixOverrides { frozen, ..own.clone() }.is_empty()
+        };
+        let own = table.all_overrides().filter(|(_, own)| holds(own)).filter_map(|(prefix, _)| prefix);
         let own: BTreeSet<&Prefix> = own.chain(table.all_configured()).collect();
-        std::iter::once(None).chain(own.into_iter().map(Some)).map(|prefix| body(tailnet, prefix)).collect()
+        std::iter::once(None).chain(own.into_iter().map(Some)).map(|prefix| body(tailnet, prefix, now)).collect()
     });
     Ok(Json(all.await?))
 }
@@ -166,7 +173,8 @@ pub(super) async fn set(
     }
     let control = &state.app.control;
     control.command(Command::SetPrefix { prefix: of, change, by: caller.0 }).await?;
-    let mut body = control.read(move |tailnet| body(tailnet, of.as_ref())).await?;
+    let now = control.clock().now();
+    let mut body = control.read(move |tailnet| body(tailnet, of.as_ref(), now)).await?;
     if matches!(change.spread, Change::Set(Spread::Region | Spread::Balance)) {
         tracing::warn!(route.prefix = body.prefix, spread = body.spread, "{SPREAD_NOTE}");
         body.notes.push(SPREAD_NOTE.to_owned());

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use wayleave_model::{
     Approver, Change, DiscoKey, Endpoint, EndpointKind, Failback, Hostinfo, MachineKey, NetInfo, Node, NodeId, NodeKey,
-    OnWithdraw, Prefix, PrefixChange, Route, RouteId, SessionId, Spread, Tag, Timestamp, UserId, WhenDown,
-    WitnessChoice,
+    OnWithdraw, Prefix, PrefixChange, PrefixOverrides, Route, RouteId, SessionId, Spread, Tag, Timestamp, UserId,
+    WhenDown, WitnessChoice,
 };
 use wayleave_netmap::{PeerCache, Pieces, Shared};
 use wayleave_routes::{Cause, Group, PathOutcome, PathRound, PrimaryChange, ProbeRound, Role, Seat, Testimony};
@@ -94,8 +94,22 @@ pub fn elected() -> impl Iterator<Item = Prefix> {
     (0..ELECTED).map(prefix)
 }
 
+/// The prefix of which the configuration says something.
+const CONFIGURED: u8 = 2;
+
+/// What it says.
+fn configured() -> PrefixOverrides {
+    PrefixOverrides {
+        when_down: Some(WhenDown::FallBack),
+        failback: Some(Failback::After(Duration::from_secs(20))),
+        ..PrefixOverrides::default()
+    }
+}
+
 pub fn settings() -> Settings {
-    Settings { common_loss_sessions: COMMON, ..Settings::default() }
+    let mut settings = Settings { common_loss_sessions: COMMON, ..Settings::default() };
+    settings.routes.prefixes = [(prefix(CONFIGURED), configured())].into();
+    settings
 }
 
 /// What there was before an event about a node.
@@ -357,7 +371,9 @@ impl World {
         let all = table.overrides(None);
         for (at, prefix) in elected().enumerate() {
             let own = table.overrides(Some(&prefix));
-            let failback = own.and_then(|own| own.failback).or(all.and_then(|all| all.failback)).unwrap_or_default();
+            let configured = if at == usize::from(CONFIGURED) { configured().failback } else { None };
+            let of_all = all.and_then(|all| all.failback);
+            let failback = own.and_then(|own| own.failback).or(configured).or(of_all).unwrap_or_default();
             let failback = match failback {
                 Failback::After(wait) => i64::try_from(wait.as_millis()).ok(),
                 Failback::Never => None,

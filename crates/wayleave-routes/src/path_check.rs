@@ -98,6 +98,11 @@ impl PathRecord {
         self.passes = Some((self.passes.map_or(asked_at, |(first, _)| first), asked_at));
     }
 
+    /// Nothing but that it passed once.
+    pub(crate) fn anew(self) -> Self {
+        Self { passed: self.passed, ..Self::default() }
+    }
+
     /// It missed too few to fail, and was not looked behind for some time: what it misses next is the first.
     fn forget_misses(&mut self, misses: u32) {
         if (1..misses).contains(&self.misses) {

@@ -154,6 +154,13 @@ impl RouteTable {
         self.mark(prefix);
     }
 
+    /// A person has said anew who is preferred: that the prefix was moved before counts no more.
+    pub(crate) fn end_move(&mut self, prefix: Prefix, out: &mut Vec<Effect>) {
+        if self.seats.get_mut(&(prefix, None)).is_some_and(|seat| seat.moved_by.take().is_some()) {
+            out.push(Effect::SeatChanged(prefix, None));
+        }
+    }
+
     /// Decides every dirty prefix again, in prefix order.
     pub(crate) fn decide(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         #[cfg(debug_assertions)]
@@ -262,7 +269,9 @@ impl RouteTable {
             if let Some(seat) = self.seats.get_mut(&key) {
                 let passing = |because: &Because| matches!(because, Because::LastKnown | Because::Frozen);
                 if passing(&because) || passing(&seat.because) {
-                    seat.because = because;
+                    // What a person did outlives what passes.
+                    let moved = seat.moved_by.clone().filter(|_| because == Because::Incumbent);
+                    seat.because = moved.map_or(because, Because::MovedBy);
                 }
             }
             return;

@@ -104,6 +104,21 @@ impl RouteTable {
         self.note(node, prefix, lifted, out);
     }
 
+    /// A person approved a route that was not approved: what stood against it was before that. That it has an address of its own inside the
+    /// prefix has to be seen again, because the site may be another by now.
+    pub(crate) fn trust_again(&mut self, node: NodeId, prefix: Prefix, now: Timestamp, out: &mut Vec<Effect>) {
+        if let Some(row) = self.row_mut(node, &prefix).filter(|row| row.had_endpoint) {
+            row.had_endpoint = false;
+            out.push(Effect::RowChanged(row.id));
+        }
+        if let Some(suspicion) = self.routers.get_mut(&node).and_then(|router| router.suspicions.get_mut(&prefix)) {
+            suspicion.path = suspicion.path.anew();
+        }
+        for kind in [Kind::Endpoint, Kind::Path] {
+            self.clear(node, prefix, kind, now, out);
+        }
+    }
+
     /// What a restart must not forget of it.
     fn note_failed(&mut self, node: NodeId, prefix: &Prefix, at: Option<Timestamp>, out: &mut Vec<Effect>) {
         if let Some(row) = self.row_mut(node, prefix) {

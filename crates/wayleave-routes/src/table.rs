@@ -425,12 +425,21 @@ impl RouteTable {
         };
         // It may have been withdrawn while the commit was under way.
         let updated_at = row.updated_at.max(own.updated_at);
+        let preferred_anew = row.priority != own.priority;
+        let by_person = row.approval.as_ref().is_some_and(|approval| approval.by.is_person());
+        let approved_anew = row.enabled && !own.enabled && by_person;
         let Route { is_primary, advertised, had_endpoint, path_passed, path_failed_at, .. } = own;
         let row = Route { is_primary, advertised, had_endpoint, path_passed, path_failed_at, updated_at, ..row };
         // Also after a restart the grace runs from the withdrawal.
         let ends = row.enabled && !advertised && self.ends_with_withdrawal(&row);
         self.await_withdrawal(id, ends.then_some(row.updated_at));
         self.rows.insert(id, row);
+        if preferred_anew {
+            self.end_move(prefix, out);
+        }
+        if approved_anew {
+            self.trust_again(node, prefix, now, out);
+        }
     }
 
     /// The grace of a withdrawn route runs from then on; `None`: it has none, or not any more.

@@ -111,6 +111,7 @@ impl Tailnet {
                 self.liveness.await_ephemeral(id, now + self.settings.ephemeral_timeout);
             }
             self.registry.put_node(node);
+            self.home_loaded(id, now);
             self.facts_changed(id, now, &mut out);
         }
         self.path_checks = path_checks.into_iter().map(|check| (check.prefix, check)).collect();

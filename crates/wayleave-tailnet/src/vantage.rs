@@ -6,7 +6,8 @@ use wayleave_model::{Node, NodeId, Timestamp, Vantage};
 
 use crate::tailnet::{Due, Effect, Tailnet};
 
-/// Since when each node's home is what it is. A home that was there before the server started has been there for ever.
+/// Since when each node's home is what it is. One that was there before anybody chose by region has been there for ever; one that had moved when
+/// the server stopped is looked at from its start on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Homes(BTreeMap<NodeId, Timestamp>);
 
@@ -24,6 +25,14 @@ impl Tailnet {
             self.homes.0.insert(id, now);
         }
         self.await_home(id);
+    }
+
+    /// A home as it was stored, with the place that the node chooses from.
+    pub(crate) fn home_loaded(&mut self, id: NodeId, now: Timestamp) {
+        let moves = |node: &&Node| node.vantage.region != 0 && node.vantage.region != node.home_derp;
+        if self.registry.node(id).filter(moves).is_some() {
+            self.homes.0.insert(id, now);
+        }
     }
 
     /// Whether somebody chooses by region may have changed: all homes are looked at.

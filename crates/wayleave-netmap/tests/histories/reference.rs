@@ -413,6 +413,19 @@ impl Reference {
         }
     }
 
+    /// A person approved a route that was not approved.
+    pub fn trusts_again(&mut self, node: Node, prefix: Prefix, now: Time) {
+        let path = self.paths.entry((node, prefix)).or_default();
+        (path.had, path.passed_before, path.dead_before) = (false, path.passed(), false);
+        path.asked.clear();
+        path.lifts(now, |path| (path.gone, path.dead) = (false, false));
+    }
+
+    /// A person said who is preferred.
+    pub fn prefers(&mut self, prefix: Prefix) {
+        self.moved.remove(&prefix);
+    }
+
     /// It carries the prefix no more, or went down: what it misses next is the first.
     pub fn forgets_misses(&mut self, node: Node, prefix: Prefix, now: Time) {
         if let Some(path) = self.paths.get_mut(&(node, prefix))

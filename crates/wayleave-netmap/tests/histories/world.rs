@@ -230,7 +230,19 @@ impl World {
                     self.nodes.remove(&node);
                     self.reference.deleted(node.get());
                 }
-                Write::Route(route) => drop(self.routes.insert(route.id, route)),
+                Write::Route(route) => {
+                    let before = self.tailnet.routes().row(route.id);
+                    if let (Some(before), Some(at)) = (before, elected().position(|prefix| prefix == route.prefix)) {
+                        let by_person = route.approval.as_ref().is_some_and(|approval| approval.by.is_person());
+                        if route.enabled && !before.enabled && by_person {
+                            self.reference.trusts_again(route.node.get(), at, self.now.as_millis());
+                        }
+                        if route.priority != before.priority {
+                            self.reference.prefers(at);
+                        }
+                    }
+                    self.routes.insert(route.id, route);
+                }
                 Write::User(user) => self.loaded.users.push(user),
                 Write::AuthKey(key) => self.loaded.auth_keys = vec![key],
                 Write::Sequences(sequences) => self.loaded.sequences = sequences,

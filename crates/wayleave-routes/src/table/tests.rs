@@ -439,3 +439,75 @@ fn one_that_withdrew_or_whose_key_expired_waits_before_it_takes_the_prefix_back(
         assert_eq!(story.primary(), Some(1));
     }
 }
+
+#[test]
+fn after_a_common_loss_a_prefix_moves_to_nobody_who_has_not_come_back() {
+    let mut story = Story::with_routers(3);
+    let all: BTreeSet<NodeId> = (1..=3).map(NodeId::new).collect();
+    (1..=3).for_each(|node| story.lost(node));
+    let since = story.now - ms(1000);
+    story.send(Input::CommonLoss(all, since));
+    story.wait(ms(2000));
+    story.up(1);
+    story.up(3);
+    story.wait(ms(3000));
+    story.lost(1);
+    story.wait(ms(600));
+    assert_eq!(story.primary(), Some(3), "the second joined first, and is not there");
+}
+
+#[test]
+fn one_that_is_preferred_takes_nothing_back_while_it_is_away() {
+    let mut story = Story::with_routers(2);
+    let row = story.table.row(RouteId::new(1)).unwrap().clone();
+    story.send(Input::Rows(vec![Route { priority: 10, ..row }]));
+    story.lost(1);
+    story.wait(ms(600));
+    story.up(1);
+    story.wait(ms(50_000));
+    assert_eq!(story.primary(), Some(2));
+    (1..=2).for_each(|node| story.lost(node));
+    let since = story.now - ms(1000);
+    story.send(Input::CommonLoss([1, 2].map(NodeId::new).into(), since));
+    story.wait(ms(2000));
+    story.up(2);
+    story.wait(ms(20_000));
+    assert_eq!(story.primary(), Some(2));
+    story.up(1);
+    assert_eq!(story.primary(), Some(1), "it is back, and has waited");
+}
+
+#[test]
+fn who_has_just_been_lost_is_taken_last() {
+    let mut story = Story::with_routers(3);
+    story.lost(1);
+    story.wait(ms(100));
+    story.lost(2);
+    story.wait(ms(400));
+    assert_eq!(story.primary(), Some(3));
+}
+
+#[test]
+fn a_person_who_says_who_is_preferred_ends_what_was_moved_before() {
+    let mut story = Story::with_routers(2);
+    story.wait(Duration::from_secs(120));
+    story.send(Input::Moved(Story::prefix(), NodeId::new(2), Approver::Cli));
+    story.wait(Duration::from_secs(120));
+    assert_eq!(story.primary(), Some(2));
+    let row = story.table.row(RouteId::new(1)).unwrap().clone();
+    story.send(Input::Rows(vec![Route { priority: 10, ..row }]));
+    assert_eq!(story.primary(), Some(1));
+}
+
+#[test]
+fn that_a_person_moved_a_prefix_is_still_said_after_a_freeze() {
+    let mut story = Story::with_routers(2);
+    story.send(Input::Moved(Story::prefix(), NodeId::new(2), Approver::Cli));
+    let freeze = wayleave_model::Freeze { until: story.now + ms(5000), by: Approver::Cli };
+    let overrides = PrefixOverrides { frozen: Some(freeze), ..PrefixOverrides::default() };
+    story.send(Input::Overrides(PrefixRow { prefix: Some(Story::prefix()), overrides }));
+    let because = |story: &Story| story.table.seat(&Story::prefix()).unwrap().because.clone();
+    assert_eq!(because(&story), Because::Frozen);
+    story.wait(ms(6000));
+    assert_eq!(because(&story), Because::MovedBy(Approver::Cli));
+}

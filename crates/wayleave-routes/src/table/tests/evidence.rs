@@ -567,3 +567,16 @@ fn a_miss_from_before_a_person_moved_the_prefix_away_does_not_count_when_it_is_m
     story.check_later(1, PathOutcome::Missed);
     assert_eq!(story.primary(), Some(1));
 }
+
+#[test]
+fn a_person_who_approves_anew_trusts_a_router_of_a_site_that_was_rebuilt() {
+    let mut story = Story::with_routers(2);
+    story.reports(1, &["10.1.0.5"]);
+    story.reports(1, &["192.0.2.1"]);
+    assert_eq!(story.table.rank_for(NodeId::new(1), &Story::prefix()), Some(Rank::Suspect(Cause::EndpointGone)));
+    story.disabled(1);
+    story.approved(1);
+    assert_eq!(story.table.rank_for(NodeId::new(1), &Story::prefix()), Some(Rank::Steady));
+    story.reports(1, &["192.0.2.2"]);
+    assert_eq!(story.table.rank_for(NodeId::new(1), &Story::prefix()), Some(Rank::Steady));
+}

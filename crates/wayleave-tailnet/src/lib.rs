@@ -15,6 +15,7 @@ mod apply;
 mod choices;
 mod collisions;
 mod command;
+mod committed;
 mod enrolment;
 mod findings;
 mod guarded;

@@ -3,6 +3,7 @@ use wayleave_routes::RouteState;
 
 use super::*;
 use crate::command::ApproveMode;
+use crate::tailnet::{Event, Report};
 use crate::what_if::tests::{P, now, prefix, tailnet};
 
 const SECOND: std::time::Duration = std::time::Duration::from_secs(1);

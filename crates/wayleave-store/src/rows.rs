@@ -237,7 +237,7 @@ pub(crate) fn route_from_row(row: &SqliteRow) -> Result<Route, StoreError> {
         priority: c.number("priority")?,
         had_endpoint: c.flag("had_endpoint")?,
         was_advertised: c.flag("was_advertised")?,
-        path_passed: c.flag("path_passed")?,
+        path_passed: c.flag("path_ok")?,
         path_failed_at: c.optional_time("path_failed_at")?,
     })
 }

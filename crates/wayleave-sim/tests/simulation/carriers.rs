@@ -113,3 +113,34 @@ fn s15_a_router_that_a_group_is_steered_through_is_looked_behind_by_that_group()
         assert_eq!((users(&sim), suspects(&sim).await), (moved, vec!["r2".to_owned()]), "the others are well");
     });
 }
+
+#[test]
+fn s15_routers_that_are_not_reached_for_a_while_are_not_taken_for_routers_with_dead_legs() {
+    play(|mut sim| async move {
+        sim.tailnet(2, 4, &[P]).await;
+        check(&sim).await;
+        // Its control is fine and its tunnels are not: witnesses find that, and it is over when they reach it again.
+        sim.machines[0].block_data();
+        sim.until("the other has the prefix", Duration::from_secs(20), |sim| sim.all_see(P, "r2")).await;
+        assert_eq!(suspects(&sim).await, Vec::<String>::new());
+        sim.machines[0].pass_data();
+        sim.sleep(Duration::from_secs(40)).await;
+        assert_eq!(suspects(&sim).await, Vec::<String>::new());
+        // Both lose their power, and the one that stood by is back first.
+        sim.machines[1].kill();
+        sim.machines[0].kill();
+        sim.sleep(Duration::from_secs(20)).await;
+        sim.machines[0].run();
+        sim.until("it takes the prefix", Duration::from_secs(40), |sim| sim.all_see(P, "r1")).await;
+        sim.machines[1].run();
+        sim.sleep(Duration::from_secs(40)).await;
+        assert_eq!(suspects(&sim).await, Vec::<String>::new());
+        // One whose leg is dead indeed stays suspect, also over a restart.
+        sim.machines[0].leg(false);
+        sim.until("the other has the prefix", FOUND, |sim| sim.all_see(P, "r2")).await;
+        sim.restart().await;
+        sim.sleep(Duration::from_secs(60)).await;
+        assert_eq!(suspects(&sim).await, ["r1"]);
+        sim.machines[0].leg(true);
+    });
+}

@@ -319,7 +319,7 @@ pub(super) async fn put_route(db: &mut SqliteConnection, route: &Route) -> Resul
         "INSERT INTO routes (
              id, node_id, prefix, advertised, enabled, is_primary, created_at, updated_at,
              deleted_at, approval_by, approval_at, refused, in_advance, priority, had_endpoint,
-             was_advertised, path_passed, path_failed_at)
+             was_advertised, path_ok, path_failed_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
          ON CONFLICT (id) DO UPDATE SET
              node_id = excluded.node_id, prefix = excluded.prefix, advertised = excluded.advertised,
@@ -328,7 +328,7 @@ pub(super) async fn put_route(db: &mut SqliteConnection, route: &Route) -> Resul
              excluded.deleted_at, approval_by = excluded.approval_by, approval_at =
              excluded.approval_at, refused = excluded.refused, in_advance = excluded.in_advance,
              priority = excluded.priority, had_endpoint = excluded.had_endpoint, was_advertised =
-             excluded.was_advertised, path_passed = excluded.path_passed, path_failed_at =
+             excluded.was_advertised, path_ok = excluded.path_ok, path_failed_at =
              excluded.path_failed_at",
     )
     .bind(signed(id.get()))

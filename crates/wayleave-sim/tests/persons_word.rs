@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use wayleave_model::{Failback, PrefixOverrides, Spread, WhenDown};
 use wayleave_server::options::Options;
 use wayleave_sim::{Client, MapStream, TestServer};
+use wayleave_tailnet::{Command, Tailnet};
 
 const P: &str = "10.1.0.0/16";
 
@@ -355,4 +356,55 @@ async fn what_a_router_reports_of_itself_is_shown_beside_its_routes() {
         (&json!("error"), &json!("r1"), &json!(words))
     );
     assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+}
+
+#[tokio::test]
+async fn what_only_one_serves_is_not_taken_away_without_a_question() {
+    let mut site = Site::with_two_routers().await;
+    let (exit, map) = site.member("e1").await;
+    exit.report("e1", &["0.0.0.0/0", "::/0"]).await.unwrap();
+    site.routers.push((exit, map));
+    site.post("approve", json!({ "node": "e1", "prefixes": ["0.0.0.0/0"] })).await;
+    let disable = |node: &str, prefix: &str| json!({ "node": node, "prefixes": [prefix] });
+    let last = "e1 is the only router that is up for 0.0.0.0/0";
+    site.refused("disable", disable("e1", "0.0.0.0/0"), StatusCode::CONFLICT, last).await;
+    // Each of two routers is alone in its group.
+    let text = r#"{
+        "tagOwners": { "tag:one": [], "tag:two": [], "tag:b": [] },
+        "acls": [{ "action": "accept", "src": ["tag:b"], "dst": ["tag:one:*", "tag:two:*"] }],
+        "grants": [{ "src": ["tag:b"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:two"] }],
+    }"#;
+    let server = site.server.server().unwrap();
+    for (name, tag) in [("r1", "tag:one"), ("r2", "tag:two"), ("e1", "tag:b")] {
+        let named = move |tailnet: &Tailnet| {
+            tailnet.registry().nodes().find(|node| node.given_name.as_str() == name).map(|node| node.id)
+        };
+        let node = server.control().read(named).await.unwrap().unwrap();
+        server.control().command(Command::TagNode { node, tags: [tag.parse().unwrap()].into() }).await.unwrap();
+    }
+    let policy = Command::SetPolicy { text: text.to_owned(), replaces: None, by: "cli".to_owned() };
+    server.control().command(policy).await.unwrap();
+    let last = "r2 is the only router that is up for 10.1.0.0/16 via tag:two";
+    site.refused("disable", disable("r2", P), StatusCode::CONFLICT, last).await;
+    site.post("disable", disable("r1", P)).await;
+    let last = "r2 is the only router that is up for 10.1.0.0/16: ";
+    site.refused("disable", disable("r2", P), StatusCode::CONFLICT, last).await;
+}
+
+#[tokio::test]
+async fn a_balanced_prefix_is_not_moved() {
+    let site = Site::with_two_routers().await;
+    site.post("settings", json!({ "prefix": P, "spread": "balance" })).await;
+    let why = "its viewers are balanced over its routers";
+    site.refused("move", json!({ "prefix": P, "to": "r2" }), StatusCode::CONFLICT, why).await;
+}
+
+#[tokio::test]
+async fn that_a_person_keeps_a_prefix_where_it_is_stands_in_the_history() {
+    let site = Site::with_two_routers().await;
+    site.post("move", json!({ "prefix": P, "to": "r1" })).await;
+    let (_, history) = site.ask(Method::GET, &format!("/history?prefix={P}&node=r1&limit=1"), None).await;
+    let line = &history[0];
+    assert_eq!((line["event"].as_str(), line["node"]["name"].as_str()), (Some("set"), Some("r1")), "{history}");
+    assert!(line["cause"].as_str().unwrap().contains("stays here"), "{line}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wayleave_model::{Approver, Freeze, Node, NodeId, Prefix, PrefixChange, PrefixOverrides, PrefixRow, Route};
+use wayleave_model::{Approver, Freeze, Node, NodeId, Prefix, PrefixChange, PrefixOverrides, PrefixRow, Route, Spread};
 use wayleave_routes::Rank;
 
 use crate::command::{Outcome, Refusal};
@@ -120,6 +120,13 @@ impl Tailnet {
             // It would be taken back at once.
             Some(rank) => return Err(not(format!("it is {rank}"))),
             None => return Err(not("it is not known".to_owned())),
+        }
+        if self.routes.prefix_settings(&prefix).spread == Spread::Balance {
+            return Err(not("its viewers are balanced over its routers, and a move would move none of them; drain a router with `routes drain --node`, or let one have them all with `routes set --spread single` first".to_owned()));
+        }
+        if self.routes.seat(&prefix).is_some_and(|seat| seat.node == to) {
+            // Nothing moves, and nobody who is preferred takes it from now on.
+            draft.history(Some(prefix), Some(to), HistoryEvent::Set("stays here".to_owned(), by.clone()));
         }
         draft.write(Write::Moved { prefix, to, by, at: draft.now });
         Ok(draft.done(Outcome::Routes(vec![row.id])))

@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wayleave_model::{NodeId, Prefix, Route, RouteId, Timestamp};
-use wayleave_routes::{Conviction, Rank, RouteState, StateWord};
+use wayleave_routes::{Conviction, Group, Rank, RouteState, StateWord};
 use wayleave_store::{HistoryFilter, HistoryRow};
 use wayleave_tailnet::{ApproveMode, Command, Effect, HistoryEntry, Outcome, Tailnet};
 
@@ -359,15 +359,7 @@ async fn records(state: &ApiState, ids: Vec<RouteId>) -> Result<Json<Vec<RouteBo
 
 /// Refuses, until it is wanted, what would leave a prefix that is up without any router (design.md 2).
 pub(super) fn ask_if_last(tailnet: &Tailnet, node: NodeId, prefixes: &[Prefix], what: &str) -> Result<(), ApiError> {
-    let table = tailnet.routes();
-    let up = |prefix: &Prefix, node: NodeId| {
-        table.candidates(prefix).iter().any(|c| c.node == node && !matches!(c.rank, Rank::Down(_)))
-    };
-    let last: Vec<String> = prefixes
-        .iter()
-        .filter(|prefix| up(prefix, node) && !table.holders(prefix).any(|other| other != node && up(prefix, other)))
-        .map(Prefix::to_string)
-        .collect();
+    let last: Vec<String> = prefixes.iter().flat_map(|prefix| last_for(tailnet, node, prefix)).collect();
     if last.is_empty() {
         return Ok(());
     }
@@ -377,6 +369,30 @@ pub(super) fn ask_if_last(tailnet: &Tailnet, node: NodeId, prefixes: &[Prefix], 
         last.join(", "),
         if last.len() == 1 { "it" } else { "them" }
     )))
+}
+
+/// What of a prefix nobody but this node serves: all of it, or what those reach who are steered through a group. An exit is served by everybody
+/// who is approved for it and up.
+fn last_for(tailnet: &Tailnet, node: NodeId, prefix: &Prefix) -> Vec<String> {
+    let table = tailnet.routes();
+    let shown = tailnet.sites().show(prefix);
+    let is_last = |serving: &[NodeId]| serving == [node];
+    if prefix.is_exit() {
+        let exits = table.rows().filter(|row| row.prefix == *prefix && row.enabled && row.advertised);
+        let up: Vec<NodeId> =
+            exits.map(|row| row.node).filter(|node| table.is_up(*node) && !table.is_expired(*node)).collect();
+        return if is_last(&up) { vec![shown] } else { Vec::new() };
+    }
+    let up = |group: Option<&Group>| -> Vec<NodeId> {
+        let all = table.candidates_in(prefix, group);
+        all.iter().filter(|c| !matches!(c.rank, Rank::Down(_))).map(|c| c.node).collect()
+    };
+    if is_last(&up(None)) {
+        return vec![shown];
+    }
+    let groups = table.groups_of(prefix).filter(|group| is_last(&up(Some(group))));
+    let words = |group: &Group| group.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    groups.map(|group| format!("{shown} via {}", words(group))).collect()
 }
 
 fn warn_of_guarded(tailnet: &Tailnet, chosen: &BTreeMap<NodeId, BTreeSet<Prefix>>) -> Result<(), ApiError> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use wayleave_model::{NodeId, Prefix, Timestamp};
-use wayleave_routes::Rank;
+use wayleave_routes::{Candidate, Presence, Rank};
 use wayleave_tailnet::{Command, Tailnet};
 
 use super::super::error::{ApiError, Body, ErrorBody};
@@ -172,9 +172,13 @@ fn refuse_if_alone(tailnet: &Tailnet, node: NodeId, wait: bool, now: Timestamp) 
         for (group, seat) in
             table.seats_of(&prefix).filter(|(_, seat)| seat.node == node || seat.carriers.contains(&node))
         {
-            let others = table.explain(&prefix, group, now).standings;
-            let mut can = others.iter().filter(|other| other.node != node);
-            if !can.any(|other| matches!(other.rank, Some(Rank::Steady | Rank::Flapping))) {
+            // One that has just been lost, or has not come back since a start, is nobody to hand over to.
+            let can = |other: &Candidate| {
+                other.node != node
+                    && other.presence == Presence::Here
+                    && matches!(other.rank, Rank::Steady | Rank::Flapping)
+            };
+            if !table.candidates_in(&prefix, group).iter().any(can) {
                 alone.insert(tailnet.sites().show(&prefix));
             }
             debug_assert!(table.seat_in(&prefix, group) == Some(seat));

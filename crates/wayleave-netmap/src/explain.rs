@@ -60,6 +60,36 @@ pub fn reach(snapshot: &Snapshot, viewer: NodeId, prefix: &Prefix) -> Reach {
     }
 }
 
+/// The exit that a client says it has chosen. The client chooses it itself: the server elects none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChosenExit {
+    /// It names none: it has chosen none, or is older than 1.86 and does not tell.
+    None,
+    /// This one, which it may use.
+    Usable(NodeId),
+    /// This one, which it is not told of as an exit.
+    Barred(NodeId),
+    /// One that is not there, by the id that it knows it by.
+    Unknown(String),
+}
+
+/// The exits that a viewer may use, and the one that it has chosen. They are read from what the viewer is told.
+pub fn exits(snapshot: &Snapshot, viewer: NodeId) -> (BTreeSet<NodeId>, ChosenExit) {
+    let Some(me) = snapshot.node(viewer) else { return (BTreeSet::new(), ChosenExit::None) };
+    let serves = snapshot.nodes.values().filter(|node| node.approved.contains(&Prefix::EXIT_V4));
+    let tells = |peer: &&Arc<_>| told(snapshot, me, peer).is_some_and(|told| told.routes.contains(&Prefix::EXIT_V4));
+    let usable: BTreeSet<NodeId> = serves.filter(tells).map(|peer| peer.node.id).collect();
+    let named = &me.node.hostinfo.exit_node_id;
+    // The stable id that clients know a node by is its id as text.
+    let chosen = match named.parse::<NodeId>().ok().filter(|id| snapshot.node(*id).is_some()) {
+        _ if named.is_empty() => ChosenExit::None,
+        Some(id) if usable.contains(&id) => ChosenExit::Usable(id),
+        Some(id) => ChosenExit::Barred(id),
+        None => ChosenExit::Unknown(named.clone()),
+    };
+    (usable, chosen)
+}
+
 /// The viewers that may use some route of a node that is no exit, whether they are connected or not.
 pub fn viewers_of(snapshot: &Snapshot, router: NodeId) -> BTreeSet<NodeId> {
     let Some(carries) = snapshot.node(router) else { return BTreeSet::new() };

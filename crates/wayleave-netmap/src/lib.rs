@@ -25,7 +25,7 @@ pub use delta::{SSH_CHECK, Shared, delta, full, full_again};
 pub use difference::{Change, Difference, Gain, Move, Names, What, difference};
 pub use dns::host_name;
 pub use encode::{Encoder, frame};
-pub use explain::{Reach, reach, viewers_of};
+pub use explain::{ChosenExit, Reach, exits, reach, viewers_of};
 pub use fan::Fan;
 pub use pieces::Pieces;
 pub use to_wire::{TAGGED_DEVICES, filter_to_wire, profile_of as owner_profile, ssh_to_wire};

@@ -335,6 +335,67 @@ async fn a_route_is_explained_for_everybody_and_for_one_viewer() {
 }
 
 #[tokio::test]
+async fn an_exit_is_explained_and_so_is_an_address_that_goes_through_the_exit_that_a_client_has_chosen() {
+    let site = Site::with_two_routers().await;
+    let (status, refused) = site.ask(Method::GET, "/explain?what=0.0.0.0/0", None).await;
+    assert!(status == StatusCode::NOT_FOUND && refused["message"].as_str().unwrap().contains("no node is an exit"));
+    let (e1, _e1) = site.member("e1").await;
+    let (e2, _e2) = site.member("e2").await;
+    let both = ["0.0.0.0/0", "::/0"];
+    e1.report("e1", &both).await.unwrap();
+    e2.report("e2", &both).await.unwrap();
+    site.post("approve", json!({ "node": "e1", "prefixes": both })).await;
+    let (c, _c) = site.member("c").await;
+
+    let explained = site.get("/explain?what=8.8.8.8&from=c").await;
+    assert_eq!((&explained["prefix"], &explained["elections"]), (&json!("0.0.0.0/0"), &json!([])), "{explained}");
+    let of = |exit: &Value| {
+        let word = |field: &str| exit[field].clone();
+        (exit["node"]["name"].clone(), word("state"), word("approved"), word("up"), word("usable"), word("chosen"))
+    };
+    let (yes, no) = (json!(true), json!(false));
+    let exits = |of_e1: &Value, chosen: &Value| {
+        let first = (json!("e1"), json!("serving"), yes.clone(), yes.clone(), of_e1.clone(), chosen.clone());
+        let second_usable = if of_e1.is_null() { Value::Null } else { no.clone() };
+        let second = (json!("e2"), json!("pending"), no.clone(), yes.clone(), second_usable.clone(), second_usable);
+        vec![first, second]
+    };
+    let shown = |explained: &Value| explained["exits"].as_array().unwrap().iter().map(of).collect::<Vec<_>>();
+    assert_eq!(shown(&explained), exits(&yes, &no), "{explained}");
+    assert_eq!(explained["viewer"]["because"], "it has chosen no exit; it may use e1");
+
+    let choose = async |exit: &str| {
+        let request = json!({
+            "Version": 142, "NodeKey": c.node_key(), "OmitPeers": true,
+            "Hostinfo": { "Hostname": "c", "ExitNodeID": exit, "NetInfo": { "PreferredDERP": 900 } },
+        });
+        let (status, _) = c.ask(Method::POST, "/machine/map", request.to_string().into_bytes()).await.unwrap();
+        assert_eq!(status, StatusCode::OK);
+    };
+    choose(&explained["exits"][0]["node"]["id"].to_string()).await;
+    for what in ["8.8.8.8", "0.0.0.0/0", "::/0", "2001:db8::1"] {
+        let explained = site.get(&format!("/explain?what={what}&from=c")).await;
+        assert_eq!(shown(&explained), exits(&yes, &yes), "{explained}");
+        assert_eq!(explained["viewer"]["router"]["name"], "e1", "{explained}");
+        assert_eq!(explained["viewer"]["because"], "it has chosen the exit e1");
+    }
+    let explained = site.get("/explain?what=::/0").await;
+    assert_eq!(shown(&explained), exits(&Value::Null, &Value::Null), "{explained}");
+    assert_eq!((&explained["prefix"], &explained["viewer"]), (&json!("::/0"), &Value::Null));
+    choose(&explained["exits"][1]["node"]["id"].to_string()).await;
+    let explained = site.get("/explain?what=8.8.8.8&from=c").await;
+    assert_eq!(explained["viewer"]["router"], Value::Null, "{explained}");
+    assert_eq!(explained["viewer"]["because"], "it has chosen the exit e2, which it may not use");
+
+    let explained = site.get("/explain?what=10.1.2.3&from=c").await;
+    assert_eq!((&explained["prefix"], &explained["exits"]), (&json!(P), &json!([])), "a subnet takes it: {explained}");
+    for tailnets in ["100.64.0.99", "169.254.1.1"] {
+        let (status, _) = site.ask(Method::GET, &format!("/explain?what={tailnets}"), None).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "no exit takes it");
+    }
+}
+
+#[tokio::test]
 async fn what_a_router_reports_of_itself_is_shown_beside_its_routes() {
     let site = Site::with_two_routers().await;
     let request = json!({

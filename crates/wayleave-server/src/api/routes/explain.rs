@@ -1,17 +1,21 @@
 //! Why a prefix is where it is, for everybody and for one viewer.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use wayleave_model::{NodeId, Prefix, Tag, Timestamp};
-use wayleave_netmap::Reach;
+use wayleave_model::{NodeId, Prefix, PrefixKind, Tag, Timestamp};
+use wayleave_netmap::{ChosenExit, Reach};
 use wayleave_routes::{Explanation, Group, Standing};
 use wayleave_tailnet::{Snapshot, Tailnet};
 
 use super::super::error::{ApiError, Asked, ErrorBody};
 use super::super::{ApiState, nodes};
 use super::{NodeRef, node_ref};
+
+const EXPIRED: &str = "its own key has expired, so it is told of nothing";
 
 /// What to explain.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -68,11 +72,28 @@ struct ElectionBody {
     candidates: Vec<StandingBody>,
 }
 
+/// A node that advertises an exit, or is approved for one.
+#[derive(Debug, Serialize, ToSchema)]
+struct ExitBody {
+    node: NodeRef,
+    /// The state of its route, in the words of `routes list`: `serving` is one that is approved and up.
+    state: &'static str,
+    /// Why, where that is not plain.
+    reason: Option<String>,
+    /// It is advertised and approved for both families.
+    approved: bool,
+    up: bool,
+    /// Whether the viewer may use it; absent where no viewer was named.
+    usable: Option<bool>,
+    /// Whether the viewer has chosen it; absent where no viewer was named.
+    chosen: Option<bool>,
+}
+
 /// What one viewer has of the prefix.
 #[derive(Debug, Serialize, ToSchema)]
 struct ViewerBody {
     node: NodeRef,
-    /// The router that it uses; absent: none.
+    /// The router that it uses, or the exit; absent: none.
     router: Option<NodeRef>,
     /// The tags of the group that its grants steer it through; empty: none do.
     via: Vec<String>,
@@ -83,20 +104,24 @@ struct ViewerBody {
 /// Why a prefix is where it is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ExplainBody {
-    /// The prefix that is explained: of several that hold an address the narrowest that anybody carries.
+    /// The prefix that is explained: of several that hold an address the narrowest that anybody carries; the default route where no subnet
+    /// holds it and there are exits.
     prefix: String,
     /// The prefix as people read it.
     shown: String,
     /// Wider prefixes that somebody has a route for.
     wider: Vec<String>,
-    when_down: &'static str,
-    on_withdraw: &'static str,
-    spread: &'static str,
-    failback_after: String,
+    /// What is set for the prefix; this and the next three are absent for an exit, of which nothing can be set.
+    when_down: Option<&'static str>,
+    on_withdraw: Option<&'static str>,
+    spread: Option<&'static str>,
+    failback_after: Option<String>,
     frozen_until: Option<String>,
     frozen_by: Option<String>,
-    /// The tailnet's own election first, then those of groups.
+    /// The tailnet's own election first, then those of groups. None for an exit: a client chooses its exit itself.
     elections: Vec<ElectionBody>,
+    /// Everybody who advertises an exit or is approved for one, where no subnet takes what was asked for.
+    exits: Vec<ExitBody>,
     viewer: Option<ViewerBody>,
 }
 
@@ -134,32 +159,135 @@ fn answer(
     holding.sort_by_key(|prefix| std::cmp::Reverse(prefix.bits()));
     // A viewer uses the narrowest that it is told of; for everybody it is the narrowest that somebody carries.
     let told = viewer.and_then(|id| {
-        let reached = |prefix: &&Prefix| matches!(wayleave_netmap::reach(snapshot, id, prefix), Reach::Through { .. });
+        let reached = |prefix: &&Prefix| {
+            matches!(wayleave_netmap::reach(snapshot, id, prefix), Reach::Through { .. } | Reach::Itself)
+        };
         holding.iter().find(reached).copied()
     });
-    let carried = || holding.iter().find(|prefix| table.seat(prefix).is_some()).copied();
-    let Some(prefix) = told.or_else(carried).or_else(|| holding.first().copied()) else {
-        return Err(ApiError::none(format!(
-            "no node has a route that holds {asked}; `wayleave routes list` shows all"
-        )));
+    let carried = holding.iter().find(|prefix| table.seat(prefix).is_some()).copied();
+    let taken = if viewer.is_some() { told } else { carried };
+    let exits = if taken.is_none() { exits(tailnet, snapshot, asked, viewer) } else { Vec::new() };
+    let Some(prefix) = told.or(carried).or_else(|| holding.first().copied()) else {
+        if exits.is_empty() {
+            let what =
+                if asked.is_exit() { "is an exit".to_owned() } else { format!("has a route that holds {asked}") };
+            return Err(ApiError::none(format!("no node {what}; `wayleave routes list` shows all")));
+        }
+        return Ok(of_exits(tailnet, snapshot, asked, viewer, exits));
     };
     let whole = table.explain(&prefix, None, now);
     let groups: Vec<Group> = table.seats_of(&prefix).filter_map(|(group, _)| group.cloned()).collect();
     let of_groups = groups.iter().map(|group| table.explain(&prefix, Some(group), now));
     let elections = std::iter::once(whole.clone()).chain(of_groups);
+    let viewer = viewer.map(|id| {
+        let mut body = viewer_body(tailnet, snapshot, id, &prefix);
+        if !exits.is_empty() {
+            let (_, words) = chosen_exit(tailnet, snapshot, id);
+            body.because = format!("{}; {words}", body.because);
+        }
+        body
+    });
     Ok(ExplainBody {
         prefix: prefix.to_string(),
         shown: tailnet.sites().show(&prefix),
         wider: holding.iter().filter(|wide| **wide != prefix && wide.covers(&prefix)).map(Prefix::to_string).collect(),
-        when_down: whole.settings.when_down.word(),
-        on_withdraw: whole.settings.on_withdraw.word(),
-        spread: whole.settings.spread.word(),
-        failback_after: whole.settings.failback.to_string(),
+        when_down: Some(whole.settings.when_down.word()),
+        on_withdraw: Some(whole.settings.on_withdraw.word()),
+        spread: Some(whole.settings.spread.word()),
+        failback_after: Some(whole.settings.failback.to_string()),
         frozen_until: whole.frozen.as_ref().map(|freeze| freeze.until.to_string()),
         frozen_by: whole.frozen.as_ref().map(|freeze| freeze.by.to_string()),
         elections: elections.map(|election| election_body(tailnet, election, now)).collect(),
-        viewer: viewer.map(|id| viewer_body(tailnet, snapshot, id, &prefix)),
+        exits,
+        viewer,
     })
+}
+
+/// An exit, or what no subnet holds.
+fn of_exits(
+    tailnet: &Tailnet,
+    snapshot: &Snapshot,
+    asked: Prefix,
+    viewer: Option<NodeId>,
+    exits: Vec<ExitBody>,
+) -> ExplainBody {
+    let prefix = default_route(&asked);
+    let viewer = viewer.map(|id| {
+        let (router, because) = chosen_exit(tailnet, snapshot, id);
+        let router = router.map(|node| node_ref(tailnet, node));
+        ViewerBody { node: node_ref(tailnet, id), router, via: Vec::new(), because }
+    });
+    ExplainBody {
+        prefix: prefix.to_string(),
+        shown: prefix.to_string(),
+        wider: Vec::new(),
+        when_down: None,
+        on_withdraw: None,
+        spread: None,
+        failback_after: None,
+        frozen_until: None,
+        frozen_by: None,
+        elections: Vec::new(),
+        exits,
+        viewer,
+    }
+}
+
+/// The half of an exit that holds a prefix.
+fn default_route(prefix: &Prefix) -> Prefix {
+    if prefix.network().is_ipv6() { Prefix::EXIT_V6 } else { Prefix::EXIT_V4 }
+}
+
+/// Everybody who has a row for an exit, in the order of joining; nobody where no exit may take what is asked for.
+fn exits(tailnet: &Tailnet, snapshot: &Snapshot, asked: Prefix, viewer: Option<NodeId>) -> Vec<ExitBody> {
+    if asked.invalid().is_some() || asked.kind() == PrefixKind::Via6 {
+        return Vec::new();
+    }
+    let table = tailnet.routes();
+    let halves = [Prefix::EXIT_V4, Prefix::EXIT_V6];
+    let nodes: BTreeSet<NodeId> = table.rows().filter(|row| row.prefix.is_exit()).map(|row| row.node).collect();
+    let told = viewer.map(|id| wayleave_netmap::exits(snapshot, id));
+    let exit = |node: NodeId| {
+        let row = |half: &Prefix| table.row_of(node, half);
+        let shown = row(&default_route(&asked)).or_else(|| halves.iter().find_map(row))?;
+        let lacks = halves.iter().find(|half| !row(half).is_some_and(|row| row.advertised));
+        let super::RouteBody { state, reason, advertised, .. } = super::body(shown, tailnet);
+        let half = || lacks.filter(|_| advertised).map(|half| format!("no exit without {half}"));
+        Some(ExitBody {
+            node: node_ref(tailnet, node),
+            state,
+            reason: half().or(reason),
+            approved: halves.iter().all(|half| row(half).is_some_and(|row| row.advertised && row.enabled)),
+            up: table.is_up(node),
+            usable: told.as_ref().map(|(usable, _)| usable.contains(&node)),
+            chosen: told.as_ref().map(|(_, chosen)| match chosen {
+                ChosenExit::Usable(id) | ChosenExit::Barred(id) => *id == node,
+                ChosenExit::None | ChosenExit::Unknown(_) => false,
+            }),
+        })
+    };
+    nodes.into_iter().filter_map(exit).collect()
+}
+
+/// The exit that a viewer goes out through, and what there is to say of it.
+fn chosen_exit(tailnet: &Tailnet, snapshot: &Snapshot, viewer: NodeId) -> (Option<NodeId>, String) {
+    if snapshot.node(viewer).is_none_or(|me| me.expired) {
+        return (None, EXPIRED.to_owned());
+    }
+    let name = |id: NodeId| tailnet.name_of(id);
+    match wayleave_netmap::exits(snapshot, viewer) {
+        (_, ChosenExit::Usable(exit)) if tailnet.routes().is_up(exit) => {
+            (Some(exit), format!("it has chosen the exit {}", name(exit)))
+        }
+        (_, ChosenExit::Usable(exit)) => (Some(exit), format!("it has chosen the exit {}, which is down", name(exit))),
+        (_, ChosenExit::Barred(exit)) => (None, format!("it has chosen the exit {}, which it may not use", name(exit))),
+        (_, ChosenExit::Unknown(id)) => (None, format!("it has chosen the exit with the id {id}, and there is none")),
+        (usable, ChosenExit::None) if usable.is_empty() => (None, "there is no exit that it may use".to_owned()),
+        (usable, ChosenExit::None) => {
+            let names: Vec<String> = usable.into_iter().map(name).collect();
+            (None, format!("it has chosen no exit; it may use {}", names.join(", ")))
+        }
+    }
 }
 
 fn election_body(tailnet: &Tailnet, election: Explanation, now: Timestamp) -> ElectionBody {
@@ -202,7 +330,7 @@ fn viewer_body(tailnet: &Tailnet, snapshot: &Snapshot, id: NodeId, prefix: &Pref
             (None, via, format!("{whom} carries the prefix"))
         }
         Reach::NotAllowed => (None, Vec::new(), "the policy does not let it".to_owned()),
-        Reach::Expired => (None, Vec::new(), "its own key has expired, so it is told of nothing".to_owned()),
+        Reach::Expired => (None, Vec::new(), EXPIRED.to_owned()),
     };
     ViewerBody { node: node_ref(tailnet, id), router: router.map(|node| node_ref(tailnet, node)), via, because }
 }

@@ -33,6 +33,12 @@ pub async fn run(global: &Global, client: &Client, Explain { what, from }: &Expl
         }
         output::list(Format::Table, &election["candidates"], &columns())?;
     }
+    if answer["exits"].as_array().is_some_and(|all| !all.is_empty()) {
+        if answer["elections"].as_array().is_some_and(|all| !all.is_empty()) {
+            output::line("Exits:");
+        }
+        output::list(Format::Table, &answer["exits"], &exit_columns(answer["viewer"].is_object()))?;
+    }
     Ok(())
 }
 
@@ -43,6 +49,10 @@ fn title(election: &Value) -> String {
 
 /// The answer in sentences, the most important first.
 fn lines(what: &str, answer: &Value) -> Vec<String> {
+    let exits = answer["exits"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !exits.is_empty() && answer["elections"].as_array().is_some_and(Vec::is_empty) {
+        return exit_lines(what, answer, exits);
+    }
     let mut lines = Vec::new();
     let prefix = show(&answer["shown"]);
     let itself = what == prefix || what == show(&answer["prefix"]);
@@ -81,6 +91,54 @@ fn lines(what: &str, answer: &Value) -> Vec<String> {
         lines.push(format!("  frozen until {} by {}", show(&answer["frozen_until"]), show(&answer["frozen_by"])));
     }
     lines
+}
+
+/// An exit, or an address that no subnet holds.
+fn exit_lines(what: &str, answer: &Value, exits: &[Value]) -> Vec<String> {
+    let is_exit = ["0.0.0.0/0", "::/0"].contains(&what);
+    let of = if is_exit { what.to_owned() } else { format!("{what} is in no subnet") };
+    let serving = exits.iter().filter(|exit| exit["approved"] == Value::Bool(true) && exit["up"] == Value::Bool(true));
+    let names: Vec<String> = serving.map(|exit| show(&exit["node"])).collect();
+    let mut lines = Vec::new();
+    if let Some(viewer) = answer["viewer"].as_object() {
+        let (name, because) = (show(&viewer["node"]), show(&viewer["because"]));
+        let does = if viewer["router"].is_null() { "sends it to no exit" } else { "sends it to an exit" };
+        lines.push(format!("{of}: {name} {does}: {because}"));
+    } else if names.is_empty() {
+        lines.push(format!("{of}: no exit serves"));
+    } else {
+        lines.push(format!(
+            "{of}: it goes through the exit that a client has chosen, if it has; {} serve",
+            names.join(", ")
+        ));
+    }
+    lines.push("  a client chooses its exit itself, the server elects none".to_owned());
+    lines
+}
+
+fn exit_columns(for_viewer: bool) -> Vec<Column> {
+    let yes = |value: &Value| *value == Value::Bool(true);
+    let mut columns = vec![
+        Column::text("NODE", "node"),
+        Column::with("STATE", |exit| {
+            let reason = exit["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("{}{reason}", show(&exit["state"]))
+        }),
+        Column::flag("APPROVED", "approved"),
+        Column::flag("UP", "up"),
+    ];
+    if for_viewer {
+        columns.push(Column::with("VIEWER", move |exit| {
+            let words = match (yes(&exit["chosen"]), yes(&exit["usable"])) {
+                (true, true) => "has chosen it",
+                (true, false) => "has chosen it, may not use it",
+                (false, true) => "may use it",
+                (false, false) => "may not use it",
+            };
+            words.to_owned()
+        }));
+    }
+    columns
 }
 
 fn columns() -> [Column; 5] {

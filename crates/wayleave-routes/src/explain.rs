@@ -1,6 +1,7 @@
 //! Why a prefix is where it is, and why it is not elsewhere: the words that `routes explain` shows.
 
 use std::fmt;
+use std::time::Duration;
 
 use wayleave_model::{Failback, Freeze, NodeId, Prefix, PrefixSettings, Timestamp};
 
@@ -23,6 +24,8 @@ pub struct Explanation {
     pub standings: Vec<Standing>,
     /// What is set for it.
     pub settings: PrefixSettings,
+    /// How long a router must be steady before the prefix comes back where it has fallen back.
+    pub back_after: Duration,
     /// What holds it where it is.
     pub frozen: Option<Freeze>,
 }
@@ -139,6 +142,7 @@ impl RouteTable {
             standings: self.holders(prefix).map(standing).collect(),
             seat,
             settings: self.prefix_settings(prefix),
+            back_after: self.settings.back_after,
             frozen: self.frozen(prefix, now).map(|(freeze, _)| freeze.clone()),
         }
     }

@@ -396,6 +396,42 @@ async fn an_exit_is_explained_and_so_is_an_address_that_goes_through_the_exit_th
 }
 
 #[tokio::test]
+async fn a_prefix_that_has_fallen_back_is_explained_together_with_the_wider_one_and_when_it_comes_back() {
+    let mut site = Site::with_two_routers().await;
+    let narrow = "10.1.7.0/24";
+    let (r3, r3_map) = site.member("r3").await;
+    r3.report("r3", &[narrow]).await.unwrap();
+    site.post("approve", json!({ "node": "r3", "prefixes": [narrow] })).await;
+    site.post("settings", json!({ "prefix": narrow, "when_down": "fall_back" })).await;
+    let _c = site.member("c").await;
+    drop((r3_map, site.routers.remove(1)));
+    r3.cut();
+    tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+    let ask = format!("/explain?what={narrow}&from=c");
+    let explained = site.get(&ask).await;
+    let election = &explained["elections"][0];
+    assert_eq!((&explained["prefix"], &explained["wider"]), (&json!(narrow), &json!([P])), "{explained}");
+    assert_eq!(
+        (&election["router"]["name"], &election["fallen_back"], &election["back_in_seconds"]),
+        (&json!("r3"), &json!(true), &Value::Null)
+    );
+    assert_eq!(election["back_after_seconds"], 30, "{explained}");
+    assert_eq!(explained["viewer"]["because"], "it has fallen back, and 10.1.0.0/16 is used instead");
+    let wide = &explained["instead"];
+    assert_eq!((&wide["prefix"], &wide["viewer"]["router"]["name"]), (&json!(P), &json!("r1")), "{explained}");
+
+    let again = r3.again().await.unwrap();
+    let mut map = again.stream().await.unwrap();
+    map.next().await.unwrap().unwrap();
+    again.report("r3", &[narrow]).await.unwrap();
+    let explained = site.get(&ask).await;
+    let election = &explained["elections"][0];
+    let seconds = election["back_in_seconds"].as_u64().unwrap_or_default();
+    assert!((1..=30).contains(&seconds) && election["back_at"].is_string(), "{explained}");
+    assert_eq!((&election["back_after_seconds"], &explained["instead"]["prefix"]), (&Value::Null, &json!(P)));
+}
+
+#[tokio::test]
 async fn what_a_router_reports_of_itself_is_shown_beside_its_routes() {
     let site = Site::with_two_routers().await;
     let request = json!({

@@ -66,6 +66,9 @@ struct ElectionBody {
     fallen_back: bool,
     /// When it comes back, unless something changes.
     back_at: Option<String>,
+    back_in_seconds: Option<u64>,
+    /// How long a router must be steady before it comes back, in seconds; only while it has fallen back and no time is set.
+    back_after_seconds: Option<u64>,
     /// Those that viewers are spread over.
     carriers: Vec<NodeRef>,
     /// Everybody who has a route for it, in the order of joining.
@@ -120,6 +123,9 @@ pub(super) struct ExplainBody {
     frozen_by: Option<String>,
     /// The tailnet's own election first, then those of groups. None for an exit: a client chooses its exit itself.
     elections: Vec<ElectionBody>,
+    /// The same of the wider prefix that the viewer uses while this one has fallen back.
+    #[schema(no_recursion)]
+    instead: Option<Box<ExplainBody>>,
     /// Everybody who advertises an exit or is approved for one, where no subnet takes what was asked for.
     exits: Vec<ExitBody>,
     viewer: Option<ViewerBody>,
@@ -160,7 +166,10 @@ fn answer(
     // A viewer uses the narrowest that it is told of; for everybody it is the narrowest that somebody carries.
     let told = viewer.and_then(|id| {
         let reached = |prefix: &&Prefix| {
-            matches!(wayleave_netmap::reach(snapshot, id, prefix), Reach::Through { .. } | Reach::Itself)
+            matches!(
+                wayleave_netmap::reach(snapshot, id, prefix),
+                Reach::Through { .. } | Reach::Itself | Reach::Instead(_)
+            )
         };
         holding.iter().find(reached).copied()
     });
@@ -175,22 +184,39 @@ fn answer(
         }
         return Ok(of_exits(tailnet, snapshot, asked, viewer, exits));
     };
-    let whole = table.explain(&prefix, None, now);
-    let groups: Vec<Group> = table.seats_of(&prefix).filter_map(|(group, _)| group.cloned()).collect();
-    let of_groups = groups.iter().map(|group| table.explain(&prefix, Some(group), now));
-    let elections = std::iter::once(whole.clone()).chain(of_groups);
-    let viewer = viewer.map(|id| {
-        let mut body = viewer_body(tailnet, snapshot, id, &prefix);
+    let mut body = of_prefix(tailnet, snapshot, &prefix, viewer, now);
+    body.wider =
+        holding.iter().filter(|wide| **wide != prefix && wide.covers(&prefix)).map(Prefix::to_string).collect();
+    if let (Some(id), Some(viewer)) = (viewer, &mut body.viewer) {
         if !exits.is_empty() {
             let (_, words) = chosen_exit(tailnet, snapshot, id);
-            body.because = format!("{}; {words}", body.because);
+            viewer.because = format!("{}; {words}", viewer.because);
         }
-        body
-    });
-    Ok(ExplainBody {
+        if let Reach::Instead(wide) = wayleave_netmap::reach(snapshot, id, &prefix) {
+            body.instead = Some(Box::new(of_prefix(tailnet, snapshot, &wide, Some(id), now)));
+        }
+    }
+    body.exits = exits;
+    Ok(body)
+}
+
+/// A prefix that is no exit, by itself.
+fn of_prefix(
+    tailnet: &Tailnet,
+    snapshot: &Snapshot,
+    prefix: &Prefix,
+    viewer: Option<NodeId>,
+    now: Timestamp,
+) -> ExplainBody {
+    let table = tailnet.routes();
+    let whole = table.explain(prefix, None, now);
+    let groups: Vec<Group> = table.seats_of(prefix).filter_map(|(group, _)| group.cloned()).collect();
+    let of_groups = groups.iter().map(|group| table.explain(prefix, Some(group), now));
+    let elections = std::iter::once(whole.clone()).chain(of_groups);
+    ExplainBody {
         prefix: prefix.to_string(),
-        shown: tailnet.sites().show(&prefix),
-        wider: holding.iter().filter(|wide| **wide != prefix && wide.covers(&prefix)).map(Prefix::to_string).collect(),
+        shown: tailnet.sites().show(prefix),
+        wider: Vec::new(),
         when_down: Some(whole.settings.when_down.word()),
         on_withdraw: Some(whole.settings.on_withdraw.word()),
         spread: Some(whole.settings.spread.word()),
@@ -198,9 +224,10 @@ fn answer(
         frozen_until: whole.frozen.as_ref().map(|freeze| freeze.until.to_string()),
         frozen_by: whole.frozen.as_ref().map(|freeze| freeze.by.to_string()),
         elections: elections.map(|election| election_body(tailnet, election, now)).collect(),
-        exits,
-        viewer,
-    })
+        instead: None,
+        exits: Vec::new(),
+        viewer: viewer.map(|id| viewer_body(tailnet, snapshot, id, prefix)),
+    }
 }
 
 /// An exit, or what no subnet holds.
@@ -228,6 +255,7 @@ fn of_exits(
         frozen_until: None,
         frozen_by: None,
         elections: Vec::new(),
+        instead: None,
         exits,
         viewer,
     }
@@ -291,7 +319,8 @@ fn chosen_exit(tailnet: &Tailnet, snapshot: &Snapshot, viewer: NodeId) -> (Optio
 }
 
 fn election_body(tailnet: &Tailnet, election: Explanation, now: Timestamp) -> ElectionBody {
-    let Explanation { prefix: _, group, seat, standings, settings: _, frozen: _ } = election;
+    let Explanation { prefix: _, group, seat, standings, settings: _, back_after, frozen } = election;
+    let seconds = |at: Timestamp| u64::try_from(at.since(now).as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
     let standing = |standing: Standing| StandingBody {
         node: node_ref(tailnet, standing.node),
         rank: standing.rank.map(|rank| rank.to_string()),
@@ -303,17 +332,21 @@ fn election_body(tailnet: &Tailnet, election: Explanation, now: Timestamp) -> El
     let pending = seat.as_ref().and_then(|seat| seat.pending).map(|pending| PendingBody {
         node: node_ref(tailnet, pending.node),
         at: pending.at.to_string(),
-        in_seconds: u64::try_from(pending.at.since(now).as_millis().div_ceil(1000)).unwrap_or(u64::MAX),
+        in_seconds: seconds(pending.at),
     });
     let carriers = seat.as_ref().map(|seat| seat.carriers.clone()).unwrap_or_default();
+    let fallen = seat.as_ref().filter(|seat| seat.fallen_back);
+    let back_at = fallen.and_then(|seat| seat.back_at);
     ElectionBody {
         via: tags(group.as_ref()),
         router: seat.as_ref().map(|seat| node_ref(tailnet, seat.node)),
         because: seat.as_ref().map(|seat| seat.because.to_string()),
         since: seat.as_ref().map(|seat| seat.since.to_string()),
         pending,
-        fallen_back: seat.as_ref().is_some_and(|seat| seat.fallen_back),
-        back_at: seat.as_ref().and_then(|seat| seat.back_at).map(|at| at.to_string()),
+        fallen_back: fallen.is_some(),
+        back_at: back_at.map(|at| at.to_string()),
+        back_in_seconds: back_at.map(seconds),
+        back_after_seconds: fallen.filter(|_| back_at.is_none() && frozen.is_none()).map(|_| back_after.as_secs()),
         carriers: carriers.into_iter().map(|node| node_ref(tailnet, node)).collect(),
         candidates: standings.into_iter().map(standing).collect(),
     }
@@ -323,7 +356,10 @@ fn viewer_body(tailnet: &Tailnet, snapshot: &Snapshot, id: NodeId, prefix: &Pref
     let (router, via, because) = match wayleave_netmap::reach(snapshot, id, prefix) {
         Reach::Through { router, group, because } => (Some(router), tags(group.as_ref()), because.to_string()),
         Reach::Itself => (None, Vec::new(), "carries the prefix itself".to_owned()),
-        Reach::Instead(wide) => (None, Vec::new(), format!("every router is down: uses {wide} instead")),
+        Reach::Instead(wide) => {
+            let because = format!("it has fallen back, and {} is used instead", tailnet.sites().show(&wide));
+            (None, Vec::new(), because)
+        }
         Reach::Nobody { group } => {
             let via = tags(group.as_ref());
             let whom = if via.is_empty() { "nobody".to_owned() } else { format!("nobody with {}", via.join(" or ")) };

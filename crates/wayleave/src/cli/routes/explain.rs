@@ -24,14 +24,25 @@ pub async fn run(global: &Global, client: &Client, Explain { what, from }: &Expl
     if global.output != Format::Table {
         return output::one(global.output, &answer);
     }
-    for line in lines(what, &answer) {
+    tell(what, &answer)?;
+    let instead = &answer["instead"];
+    if instead.is_object() {
+        let wide = show(&instead["shown"]);
+        output::line("");
+        tell(&wide, instead)?;
+    }
+    Ok(())
+}
+
+fn tell(what: &str, answer: &Value) -> anyhow::Result<()> {
+    for line in lines(what, answer) {
         output::line(&line);
     }
     for election in answer["elections"].as_array().into_iter().flatten() {
         if answer["elections"].as_array().is_some_and(|all| all.len() > 1) {
             output::line(&title(election));
         }
-        output::list(Format::Table, &election["candidates"], &columns())?;
+        output::list(Format::Table, &election["candidates"], &columns(back(election)))?;
     }
     if answer["exits"].as_array().is_some_and(|all| !all.is_empty()) {
         if answer["elections"].as_array().is_some_and(|all| !all.is_empty()) {
@@ -81,8 +92,12 @@ fn lines(what: &str, answer: &Value) -> Vec<String> {
             lines.push(format!("  {} takes over in {} s", show(&pending["node"]), pending["in_seconds"]));
         }
         if election["fallen_back"] == Value::Bool(true) {
-            lines.push("  it has fallen back: clients that may use a wider prefix do without it".to_owned());
+            lines.push(
+                "  it has fallen back, since every router was down: clients that may use a wider prefix do without it"
+                    .to_owned(),
+            );
         }
+        lines.extend(back(election).map(|back| format!("  it {back}")));
         if election["carriers"].as_array().is_some_and(|all| !all.is_empty()) {
             lines.push(format!("  spread ({}) over {}", show(&answer["spread"]), show(&election["carriers"])));
         }
@@ -141,14 +156,27 @@ fn exit_columns(for_viewer: bool) -> Vec<Column> {
     columns
 }
 
-fn columns() -> [Column; 5] {
+/// When a prefix that has fallen back comes back.
+fn back(election: &Value) -> Option<String> {
+    if election["fallen_back"] != Value::Bool(true) {
+        return None;
+    }
+    Some(match (&election["back_in_seconds"], &election["back_after_seconds"]) {
+        (Value::Null, Value::Null) => "stays so while it is frozen".to_owned(),
+        (Value::Null, after) => format!("comes back once a router has been steady for {after} s"),
+        (seconds, _) => format!("comes back in {seconds} s"),
+    })
+}
+
+fn columns(back: Option<String>) -> [Column; 5] {
+    let carries = back.map_or_else(|| "carries it".to_owned(), |back| format!("has it, fallen back: {back}"));
     [
         Column::text("NODE", "node"),
         Column::text("RANK", "rank"),
         Column::text("PRIORITY", "priority"),
         Column::with(
             "WHY NOT",
-            |row| if row["why_not"].is_null() { "carries it".to_owned() } else { show(&row["why_not"]) },
+            move |row| if row["why_not"].is_null() { carries.clone() } else { show(&row["why_not"]) },
         ),
         Column::text("WARNINGS", "warnings"),
     ]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use wayleave_model::{Failback, Freeze, NodeId, Prefix, PrefixSettings, Timestamp};
+use wayleave_model::{Failback, Freeze, NodeId, Prefix, PrefixSettings, Spread, Timestamp};
 
 use crate::election::{Candidate, Pending, Presence, Rank};
 use crate::reason::Gone;
@@ -67,6 +67,12 @@ pub enum WhyNot {
     IncumbentStays,
     /// It shares the prefix with the primary: some viewers use it.
     Shares,
+    /// It shares the prefix from then on, unless something changes.
+    Joins(Timestamp),
+    /// It does not share the prefix, and `failback_after` is `never`, so it does not join by itself.
+    NeverJoins,
+    /// It does not share the prefix, since it was lost, or has not come back since a start.
+    NotThere,
 }
 
 /// What holds a prefix where it is.
@@ -100,6 +106,9 @@ impl WhyNot {
             Self::NotInGroup => "has none of the group's tags".to_owned(),
             Self::Rank(rank) => rank.to_string(),
             Self::Waits(at) => format!("takes over in {} s", at.since(now).as_millis().div_ceil(1000)),
+            Self::Joins(at) => format!("joins in {} s", at.since(now).as_millis().div_ceil(1000)),
+            Self::NeverJoins => "does not join by itself: failback_after is never".to_owned(),
+            Self::NotThere => "has no connection to the server now".to_owned(),
             Self::Held(Held::NoFailback) => "would be better, but failback_after is never".to_owned(),
             Self::Held(Held::Moved) => "would be better, but a person moved the prefix".to_owned(),
             Self::Held(Held::Frozen) => "would be better, but the prefix is frozen".to_owned(),
@@ -123,8 +132,13 @@ impl RouteTable {
             let why_not = match (own, carries, &seat) {
                 (None, ..) if !in_group(node) => Some(WhyNot::NotInGroup),
                 (None, ..) => Some(WhyNot::NoCandidate(self.why_no_candidate(node, prefix).unwrap_or(Gone::Deleted))),
-                (Some(own), Some(carries), Some(seat)) if own.node != carries.node => {
-                    Some(self.why_not(own, carries, seat, now, prefix))
+                (Some(own), Some(carries), Some(seat)) if own.node != carries.node => Some(
+                    self.why_not_sharing(own, &candidates, seat, now, prefix)
+                        .unwrap_or_else(|| self.why_not(own, carries, seat, now, prefix)),
+                ),
+                // A primary that does not share a prefix that is spread is used by nobody.
+                (Some(own), Some(_), Some(seat)) => {
+                    self.why_not_sharing(own, &candidates, seat, now, prefix).filter(|why| *why != WhyNot::Shares)
                 }
                 (Some(_), ..) => None,
             };
@@ -147,10 +161,40 @@ impl RouteTable {
         }
     }
 
-    fn why_not(&self, own: &Candidate, carries: &Candidate, seat: &Seat, now: Timestamp, prefix: &Prefix) -> WhyNot {
-        if seat.carriers.contains(&own.node) {
-            return WhyNot::Shares;
+    /// Why a router does not share a prefix that is spread; `None`: what holds for a prefix that is not spread holds for it too.
+    fn why_not_sharing(
+        &self,
+        own: &Candidate,
+        candidates: &[Candidate],
+        seat: &Seat,
+        now: Timestamp,
+        prefix: &Prefix,
+    ) -> Option<WhyNot> {
+        let sharing = || candidates.iter().filter(|c| seat.carriers.contains(&c.node));
+        let highest = sharing().map(|c| c.priority).max()?;
+        let takes_over = seat.pending.is_some_and(|pending| pending.node == own.node);
+        let balanced = self.prefix_settings(prefix).spread == Spread::Balance;
+        let terms = self.terms(prefix, Some(seat), now);
+        if takes_over {
+            return None;
         }
+        if seat.carriers.contains(&own.node) {
+            let used = !balanced || own.priority == highest;
+            return Some(if used { WhyNot::Shares } else { WhyNot::LowerPriority(own.priority) });
+        }
+        Some(match own.steady_since {
+            _ if own.rank != Rank::Steady => WhyNot::Rank(own.rank),
+            _ if terms.frozen => WhyNot::Held(Held::Frozen),
+            _ if own.presence != Presence::Here => WhyNot::NotThere,
+            _ if balanced && own.priority < highest => WhyNot::LowerPriority(own.priority),
+            since => match (terms.failback, since) {
+                (Failback::After(wait), Some(since)) => WhyNot::Joins(since + wait),
+                (Failback::Never | Failback::After(_), _) => WhyNot::NeverJoins,
+            },
+        })
+    }
+
+    fn why_not(&self, own: &Candidate, carries: &Candidate, seat: &Seat, now: Timestamp, prefix: &Prefix) -> WhyNot {
         if let Some(Pending { at, .. }) = seat.pending.filter(|pending| pending.node == own.node) {
             return WhyNot::Waits(at);
         }

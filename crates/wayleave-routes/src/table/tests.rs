@@ -396,6 +396,7 @@ fn s32_flapping_and_who_carries_what_survive_a_restart() {
     assert_eq!(again.primary(), Some(2), "a steady one takes over once it has waited");
 }
 mod evidence;
+mod explained;
 
 #[test]
 fn what_happens_to_anybody_while_the_server_starts_is_not_held_against_it() {

@@ -232,9 +232,9 @@ fn challenge(current: &Candidate, candidates: &[Candidate], terms: Terms, now: T
         let pending = challenge(next, candidates, Terms { moved: false, ..terms }, now).pending;
         return Decision { primary: Some(Primary { node: next.node, because }), pending };
     }
-    let pending =
-        challengers().filter_map(|c| ready(c).map(|at| Pending { node: c.node, at })).min_by_key(|p| (p.at, p.node));
-    Decision { pending, ..stays }
+    let first =
+        challengers().filter_map(|c| Some((ready(c)?, c))).min_by_key(|(at, c)| (*at, Reverse(c.priority), c.node));
+    Decision { pending: first.map(|(at, c)| Pending { node: c.node, at }), ..stays }
 }
 
 #[cfg(test)]

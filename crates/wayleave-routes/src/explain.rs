@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wayleave_model::{Failback, Freeze, NodeId, Prefix, PrefixSettings, Spread, Timestamp};
 
-use crate::election::{Candidate, Pending, Presence, Rank};
+use crate::election::{Candidate, Incumbent, Presence, Rank, Terms, elect};
 use crate::reason::Gone;
 use crate::seats::Seat;
 use crate::steered::Group;
@@ -59,6 +59,8 @@ pub enum WhyNot {
     /// It is better, and what holds the prefix where it is forbids that it takes over: `failback_after` is `never`, a person moved the prefix
     /// away, or it is frozen.
     Held(Held),
+    /// It is better, but another takes over before it, and it is no better than that one.
+    Overtaken,
     /// The other is preferred.
     LowerPriority(i32),
     /// It would be better, but it was lost, or has not come back since a start.
@@ -112,6 +114,7 @@ impl WhyNot {
             Self::Held(Held::NoFailback) => "would be better, but failback_after is never".to_owned(),
             Self::Held(Held::Moved) => "would be better, but a person moved the prefix".to_owned(),
             Self::Held(Held::Frozen) => "would be better, but the prefix is frozen".to_owned(),
+            Self::Overtaken => "another takes over before it, and is no worse".to_owned(),
             Self::LowerPriority(priority) => format!("lower priority: {priority}"),
             Self::Absent => "would be better, but has no connection to the server now".to_owned(),
             Self::IncumbentStays => "stands by: no better than the incumbent".to_owned(),
@@ -134,7 +137,7 @@ impl RouteTable {
                 (None, ..) => Some(WhyNot::NoCandidate(self.why_no_candidate(node, prefix).unwrap_or(Gone::Deleted))),
                 (Some(own), Some(carries), Some(seat)) if own.node != carries.node => Some(
                     self.why_not_sharing(own, &candidates, seat, now, prefix)
-                        .unwrap_or_else(|| self.why_not(own, carries, seat, now, prefix)),
+                        .unwrap_or_else(|| self.why_not(own, carries, &candidates, seat, now, prefix)),
                 ),
                 // A primary that does not share a prefix that is spread is used by nobody.
                 (Some(own), Some(_), Some(seat)) => {
@@ -194,18 +197,26 @@ impl RouteTable {
         })
     }
 
-    fn why_not(&self, own: &Candidate, carries: &Candidate, seat: &Seat, now: Timestamp, prefix: &Prefix) -> WhyNot {
-        if let Some(Pending { at, .. }) = seat.pending.filter(|pending| pending.node == own.node) {
+    fn why_not(
+        &self,
+        own: &Candidate,
+        carries: &Candidate,
+        candidates: &[Candidate],
+        seat: &Seat,
+        now: Timestamp,
+        prefix: &Prefix,
+    ) -> WhyNot {
+        let terms = self.terms(prefix, Some(seat), now);
+        if let Some(at) = takes_over(own.node, candidates, seat, terms) {
             return WhyNot::Waits(at);
         }
-        let terms = self.terms(prefix, Some(seat), now);
         let better_rank =
             own.rank < carries.rank && std::mem::discriminant(&own.rank) != std::mem::discriminant(&carries.rank);
         let preferred = own.rank == Rank::Steady && own.priority > carries.priority;
         if (better_rank || preferred) && terms.frozen {
             return WhyNot::Held(Held::Frozen);
         }
-        if preferred && terms.moved {
+        if preferred && !better_rank && terms.moved {
             return WhyNot::Held(Held::Moved);
         }
         if (better_rank || preferred) && own.presence != Presence::Here {
@@ -213,7 +224,7 @@ impl RouteTable {
         }
         if better_rank || preferred {
             return match (terms.failback, own.steady_since) {
-                (Failback::After(wait), Some(since)) => WhyNot::Waits(since + wait),
+                (Failback::After(_), Some(_)) => WhyNot::Overtaken,
                 (Failback::Never | Failback::After(_), _) => WhyNot::Held(Held::NoFailback),
             };
         }
@@ -225,4 +236,21 @@ impl RouteTable {
         }
         WhyNot::IncumbentStays
     }
+}
+
+/// When a router takes over, unless something changes: after whoever is pending there may be one that is better still. `None`: it does not.
+fn takes_over(node: NodeId, candidates: &[Candidate], seat: &Seat, terms: Terms) -> Option<Timestamp> {
+    let (mut holder, mut terms, mut pending) = (seat.node, terms, seat.pending);
+    // Whoever takes over from one that is up is preferred to it, or is up and not flapping, so nobody does twice.
+    for _ in candidates {
+        let at = pending?.at;
+        let decision = elect(Incumbent::Node(holder), candidates, terms, at);
+        holder = decision.primary?.node;
+        if holder == node {
+            return Some(at);
+        }
+        terms = Terms { moved: false, ..terms };
+        pending = decision.pending;
+    }
+    None
 }

@@ -268,7 +268,9 @@ impl RouteTable {
         if from == to {
             if let Some(seat) = self.seats.get_mut(&key) {
                 let passing = |because: &Because| matches!(because, Because::LastKnown | Because::Frozen);
-                if passing(&because) || passing(&seat.because) {
+                // Others may have come since, or gone.
+                let plain = |because: &Because| matches!(because, Because::OnlyCandidate | Because::Incumbent);
+                if passing(&because) || passing(&seat.because) || (plain(&because) && plain(&seat.because)) {
                     // What a person did outlives what passes.
                     let moved = seat.moved_by.clone().filter(|_| because == Because::Incumbent);
                     seat.because = moved.map_or(because, Because::MovedBy);

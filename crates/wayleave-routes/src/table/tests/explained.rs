@@ -21,6 +21,10 @@ impl Story {
         let words = |why: WhyNot| why.words(self.now);
         all.into_iter().filter_map(|s| Some((s.node.get(), words(s.why_not?)))).collect()
     }
+
+    fn because(&self) -> String {
+        self.table.seat(&Self::prefix()).unwrap().because.to_string()
+    }
 }
 
 fn balanced(failback: Option<Failback>) -> PrefixOverrides {
@@ -77,4 +81,53 @@ fn one_that_shares_a_balanced_prefix_with_a_lower_priority_says_that_nobody_is_l
     story.set(balanced(None));
     story.preferred(2, -1);
     assert_eq!(story.why_not(), [(2, "lower priority: -1".to_owned())]);
+}
+
+#[test]
+fn only_who_ends_up_with_the_prefix_takes_over() {
+    let mut story = Story::with_routers(3);
+    story.wait(ms(120_000));
+    story.set(PrefixOverrides { failback: Some(Failback::After(ms(180_000))), ..PrefixOverrides::default() });
+    story.preferred(2, 1);
+    story.preferred(3, 2);
+    let says = |node, words: &str| (node, words.to_owned());
+    let overtaken = "another takes over before it, and is no worse";
+    assert_eq!(story.why_not(), [says(2, overtaken), says(3, "takes over in 60 s")], "both would be ready");
+    story.wait(ms(60_000));
+    assert_eq!(story.primary(), Some(3));
+
+    story.preferred(3, 0);
+    story.preferred(1, 2);
+    assert_eq!(story.primary(), Some(1), "it has waited");
+    story.lost(2);
+    story.wait(ms(600));
+    story.up(2);
+    story.wait(ms(60_000));
+    story.lost(3);
+    story.wait(ms(600));
+    story.up(3);
+    story.preferred(2, 3);
+    story.preferred(3, 4);
+    let both = [says(2, "takes over in 120 s"), says(3, "takes over in 180 s")];
+    assert_eq!(story.why_not(), both, "one after the other");
+    story.preferred(3, 3);
+    assert_eq!(story.why_not(), [says(2, "takes over in 120 s"), says(3, overtaken)]);
+}
+
+#[test]
+fn an_only_candidate_is_the_incumbent_once_there_are_others() {
+    let mut story = Story::with_routers(1);
+    assert_eq!(story.because(), "only candidate");
+    story.joins(2);
+    assert_eq!(story.because(), "only candidate", "nobody has approved the other");
+    story.approved(2);
+    assert_eq!(story.because(), "incumbent");
+    story.disabled(2);
+    assert_eq!(story.because(), "only candidate");
+    story.approved(2);
+    story.lost(1);
+    story.wait(ms(600));
+    let because = story.because();
+    story.disabled(1);
+    assert_eq!((because.as_str(), story.because().as_str()), ("incumbent down: connection closed", because.as_str()));
 }

@@ -269,7 +269,11 @@ impl World {
             }
             let since = *self.black_since.entry(client).or_insert(now);
             let on = self.carrier.map(|at| self.health[at].well_since).unwrap_or_default();
-            let bound = since.max(on + SETTLES).max(self.server_at + STARTING) + BOUND;
+            // It may have gone to one that was well then, and is not since: that has to be found as well.
+            let of = |name: &String| self.sim.machines.iter().position(|machine| machine.shared.name == *name);
+            let troubles = carriers.iter().filter_map(of).filter_map(|at| self.health[at].trouble);
+            let ill = troubles.map(|(_, began)| began).max().unwrap_or_default();
+            let bound = since.max(ill).max(on + SETTLES).max(self.server_at + STARTING) + BOUND;
             assert!(now <= bound, "{} sees {P} on {carriers:?} since {since:?}, and it is {now:?}", self.name(client));
         }
     }

@@ -64,12 +64,9 @@ impl Tailnet {
         let mut all = Vec::new();
         let mut alone = Vec::new();
         for prefix in self.routes.prefixes() {
-            if prefix.is_exit() {
-                self.find_exit(prefix, &mut all);
-            } else {
-                self.find_prefix(prefix, now, &mut alone, &mut all);
-            }
+            self.find_prefix(prefix, now, &mut alone, &mut all);
         }
+        self.find_exits(&mut all);
         if !alone.is_empty() {
             let what = format!("only one router each: {}", alone.join(", "));
             all.push(Finding::new(
@@ -189,11 +186,8 @@ impl Tailnet {
     }
 
     /// One decision covers both families, so one finding does.
-    fn find_exit(&self, prefix: &Prefix, all: &mut Vec<Finding>) {
-        if prefix.network().is_ipv6() {
-            return;
-        }
-        let rows = self.routes.holders(prefix).filter_map(|node| self.routes.row_of(node, prefix));
+    fn find_exits(&self, all: &mut Vec<Finding>) {
+        let rows = self.routes.rows().filter(|row| row.prefix == Prefix::EXIT_V4);
         for row in rows.filter(|row| self.routes.state(row) == RouteState::Offline) {
             let name = self.name_of(row.node);
             let what = "it is an exit node, and it is down: who has chosen it has no way out";
@@ -309,13 +303,13 @@ impl Tailnet {
 mod tests {
     use std::time::Duration;
 
-    use wayleave_model::{Approver, Node, NodeId};
+    use wayleave_model::{Approver, Hostinfo, Node, NodeId};
     use wayleave_routes::Cause;
 
     use super::*;
-    use crate::command::Command;
+    use crate::command::{ApproveMode, Command};
     use crate::liveness::Ending;
-    use crate::tailnet::Event;
+    use crate::tailnet::{Event, Report};
     use crate::what_if::tests::{P, now, prefix, tailnet};
 
     fn found(tailnet: &Tailnet, at: Timestamp) -> Vec<(Severity, String, String)> {
@@ -375,6 +369,25 @@ mod tests {
         ask(&mut tailnet, Command::DrainNode { node: NodeId::new(2), by: Approver::Cli }, at);
         let carries = "n2 carries it although it is drained: nobody is better".to_owned();
         assert_eq!(found(&tailnet, at)[0], (Severity::Warning, P.to_owned(), carries));
+    }
+
+    #[test]
+    fn an_exit_that_is_down_is_told() {
+        let mut tailnet = tailnet(4);
+        let at = now() + Duration::from_secs(40);
+        until(&mut tailnet, at);
+        let (node, mode, by) = (NodeId::new(4), ApproveMode::Add, Approver::Cli);
+        let hostinfo = Hostinfo { routable_ips: [Prefix::EXIT_V4, Prefix::EXIT_V6].into(), ..Hostinfo::default() };
+        let report = Report { capability: 142, disco_key: None, endpoints: Vec::new(), hostinfo: Some(hostinfo) };
+        tailnet.apply(Event::Reported(node, Box::new(report)), at);
+        ask(&mut tailnet, Command::ApproveRoutes { node, prefixes: [Prefix::EXIT_V4].into(), mode, by }, at);
+        let exits =
+            |tailnet: &Tailnet, at| found(tailnet, at).into_iter().filter(|(_, about, _)| about == "n4").count();
+        assert_eq!(exits(&tailnet, at), 0);
+        lose(&mut tailnet, 4, at);
+        let at = at + Duration::from_secs(2);
+        until(&mut tailnet, at);
+        assert_eq!(exits(&tailnet, at), 1);
     }
 
     #[test]

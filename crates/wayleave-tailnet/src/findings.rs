@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use wayleave_model::{NodeId, Prefix, Timestamp};
+use wayleave_model::{NodeId, Prefix, Timestamp, WitnessChoice};
 use wayleave_routes::{Gone, Rank, RouteState, Standing, WhyNot, router_fault};
 
 use crate::standing::can_serve;
@@ -279,6 +279,14 @@ impl Tailnet {
                 all.push(Finding::new(Severity::Warning, shown, what, todo));
                 continue;
             }
+            if let Some(away) = self.witness_away(check.witness.as_ref()) {
+                let what = format!("its path check looks at nothing: {away}");
+                let todo = format!(
+                    "bring it back, or `wayleave routes check set \"{shown}\" --target {target}` without `--witness`"
+                );
+                all.push(Finding::new(Severity::Warning, shown, what, todo));
+                continue;
+            }
             let carriers = self.routes.carriers(&check.prefix);
             let records = carriers.iter().map(|node| (*node, self.routes.path_record(*node, &check.prefix)));
             let looked: Vec<_> = records.filter(|(_, record)| record.at.is_some()).collect();
@@ -299,6 +307,23 @@ impl Tailnet {
     }
 }
 
+impl Tailnet {
+    /// Which witness that a person named is not there. `None`: nobody was named, or somebody of those is connected.
+    fn witness_away(&self, witness: Option<&WitnessChoice>) -> Option<String> {
+        match witness? {
+            WitnessChoice::Node(node) => {
+                let away = !self.liveness.has_session(*node);
+                away.then(|| format!("{}, its witness, is not connected", self.name_of(*node)))
+            }
+            WitnessChoice::Tag(tag) => {
+                let mut tagged = self.registry.nodes().filter(|node| node.owner.has_tag(tag));
+                let away = !tagged.any(|node| self.liveness.has_session(node.id));
+                away.then(|| format!("nobody with {tag}, its witnesses, is connected"))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -309,6 +334,7 @@ mod tests {
     use super::*;
     use crate::command::{ApproveMode, Command};
     use crate::liveness::Ending;
+    use crate::path_checks::NewPathCheck;
     use crate::tailnet::{Event, Report};
     use crate::what_if::tests::{P, now, prefix, tailnet};
 
@@ -369,6 +395,31 @@ mod tests {
         ask(&mut tailnet, Command::DrainNode { node: NodeId::new(2), by: Approver::Cli }, at);
         let carries = "n2 carries it although it is drained: nobody is better".to_owned();
         assert_eq!(found(&tailnet, at)[0], (Severity::Warning, P.to_owned(), carries));
+    }
+
+    #[test]
+    fn a_check_whose_witness_is_away_is_told_and_one_whose_witness_is_deleted_asks_others() {
+        let mut tailnet = tailnet(4);
+        let at = now() + Duration::from_secs(40);
+        until(&mut tailnet, at);
+        let (target, every, by) = ("10.1.0.9".parse().unwrap(), Duration::from_secs(2), Approver::Cli);
+        let witness = Some(WitnessChoice::Node(NodeId::new(4)));
+        let check = NewPathCheck { prefix: prefix(P), target, every, witness, standby: false, by };
+        ask(&mut tailnet, Command::SetPathCheck(Box::new(check)), at);
+        let blind = |tailnet: &Tailnet, at| {
+            found(tailnet, at).into_iter().any(|(_, about, what)| about == P && what.contains("n4, its witness,"))
+        };
+        assert!(!blind(&tailnet, at));
+        lose(&mut tailnet, 4, at);
+        let at = at + Duration::from_secs(2);
+        until(&mut tailnet, at);
+        assert!(blind(&tailnet, at));
+        let plan = tailnet.plan(Command::DeleteNode { node: NodeId::new(4) }, at).unwrap().into_committed();
+        let told: Vec<String> = plan.history().map(|entry| entry.event.cause()).collect();
+        assert_eq!(told, ["cli: 10.1.0.9 every 2s (n4, its witness, was deleted)"]);
+        tailnet.apply(Event::Committed(Box::new(plan)), at);
+        assert_eq!(tailnet.path_check(&prefix(P)).unwrap().witness, None);
+        assert!(!blind(&tailnet, at));
     }
 
     #[test]

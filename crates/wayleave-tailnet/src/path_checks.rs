@@ -126,7 +126,7 @@ impl Tailnet {
     }
 
     /// What a check asks for, as history tells it: `10.1.2.3 every 2s, by tag:witness, standbys too`.
-    fn check_words(&self, check: &PathCheck) -> String {
+    pub(crate) fn check_words(&self, check: &PathCheck) -> String {
         let PathCheck { prefix: _, target, every, witness, standby, set_at: _, set_by: _ } = check;
         let by = match witness {
             None => String::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use wayleave_model::{GivenName, Node, NodeId, Owner, Tag, Timestamp};
+use wayleave_model::{GivenName, Node, NodeId, Owner, PathCheck, Tag, Timestamp, WitnessChoice};
 use wayleave_routes::approval;
 
 use crate::command::{Outcome, Refusal};
@@ -66,6 +66,14 @@ impl Tailnet {
         let now = draft.now;
         for row in self.routes.rows_of(id) {
             draft.route(approval::deleted(row, now), Some(HistoryEvent::Deleted));
+        }
+        // A check whose witness is gone would look at nothing: whoever may is asked from now on.
+        let its = |check: &&PathCheck| check.witness == Some(WitnessChoice::Node(id));
+        for check in self.path_checks().filter(its) {
+            let check = PathCheck { witness: None, ..check.clone() };
+            let words = format!("{} ({}, its witness, was deleted)", self.check_words(&check), self.name_of(id));
+            draft.history(Some(check.prefix), None, HistoryEvent::CheckSet(words, check.set_by.clone()));
+            draft.write(Write::PathCheck(check));
         }
         draft.write(Write::DeleteNode(id));
     }

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use wayleave_model::{Failback, PrefixOverrides, Spread, WhenDown};
 use wayleave_server::options::Options;
 use wayleave_sim::{Client, MapStream, TestServer};
-use wayleave_tailnet::{Command, Tailnet};
 
 const P: &str = "10.1.0.0/16";
 
@@ -51,7 +50,11 @@ impl Site {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        let url = format!("http://{}/api/v2/routes{path}", self.server.address());
+        self.ask_at(method, &format!("/routes{path}"), body).await
+    }
+
+    async fn ask_at(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let url = format!("http://{}/api/v2{path}", self.server.address());
         let mut request = self.api.request(method, url).bearer_auth(&self.api_key);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
@@ -72,6 +75,21 @@ impl Site {
         let message = answer["message"].as_str().unwrap_or_default();
         assert!(status == with && message.contains(saying), "{verb}: {status} {answer}");
         answer
+    }
+
+    /// What is asked of this before it is done; nothing where it was done at once.
+    async fn question(&self, method: Method, path: &str, body: Option<Value>) -> String {
+        let (status, answer) = self.ask_at(method, path, body).await;
+        if status.is_success() {
+            return String::new();
+        }
+        assert!(status == StatusCode::CONFLICT && answer["confirm"] == true, "{path}: {status} {answer}");
+        answer["message"].as_str().unwrap().to_owned()
+    }
+
+    async fn done(&self, method: Method, path: &str, body: Option<Value>) {
+        let (status, answer) = self.ask_at(method, path, body).await;
+        assert!(status.is_success(), "{path}: {status} {answer}");
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -456,36 +474,85 @@ async fn what_a_router_reports_of_itself_is_shown_beside_its_routes() {
 }
 
 #[tokio::test]
-async fn what_only_one_serves_is_not_taken_away_without_a_question() {
-    let mut site = Site::with_two_routers().await;
-    let (exit, map) = site.member("e1").await;
-    exit.report("e1", &["0.0.0.0/0", "::/0"]).await.unwrap();
-    site.routers.push((exit, map));
-    site.post("approve", json!({ "node": "e1", "prefixes": ["0.0.0.0/0"] })).await;
-    let disable = |node: &str, prefix: &str| json!({ "node": node, "prefixes": [prefix] });
-    let last = "e1 is the only router that is up for 0.0.0.0/0";
-    site.refused("disable", disable("e1", "0.0.0.0/0"), StatusCode::CONFLICT, last).await;
-    // Each of two routers is alone in its group.
-    let text = r#"{
-        "tagOwners": { "tag:one": [], "tag:two": [], "tag:b": [] },
-        "acls": [{ "action": "accept", "src": ["tag:b"], "dst": ["tag:one:*", "tag:two:*"] }],
-        "grants": [{ "src": ["tag:b"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:two"] }],
-    }"#;
-    let server = site.server.server().unwrap();
-    for (name, tag) in [("r1", "tag:one"), ("r2", "tag:two"), ("e1", "tag:b")] {
-        let named = move |tailnet: &Tailnet| {
-            tailnet.registry().nodes().find(|node| node.given_name.as_str() == name).map(|node| node.id)
-        };
-        let node = server.control().read(named).await.unwrap().unwrap();
-        server.control().command(Command::TagNode { node, tags: [tag.parse().unwrap()].into() }).await.unwrap();
+async fn whoever_takes_the_last_exit_away_is_asked_first() {
+    const EXIT: [&str; 2] = ["0.0.0.0/0", "::/0"];
+    let site = Site::with_two_routers().await;
+    for (router, _) in &site.routers {
+        let name = if std::ptr::eq(router, &site.routers[0].0) { "r1" } else { "r2" };
+        router.report(name, &[P, EXIT[0], EXIT[1]]).await.unwrap();
     }
-    let policy = Command::SetPolicy { text: text.to_owned(), replaces: None, by: "cli".to_owned() };
-    server.control().command(policy).await.unwrap();
-    let last = "r2 is the only router that is up for 10.1.0.0/16 via tag:two";
-    site.refused("disable", disable("r2", P), StatusCode::CONFLICT, last).await;
-    site.post("disable", disable("r1", P)).await;
-    let last = "r2 is the only router that is up for 10.1.0.0/16: ";
-    site.refused("disable", disable("r2", P), StatusCode::CONFLICT, last).await;
+    let disable = |node: &str| Some(json!({ "node": node, "prefixes": [EXIT[0]] }));
+    let drain = |node: &str, wait: bool| Some(json!({ "node": node, "wait": wait }));
+    site.post("approve", json!({ "node": "r1", "prefixes": [EXIT[0]] })).await;
+    let only = "r1 is the only exit node that is up: once";
+    let no_way = "those who chose it have no way out";
+    for (path, body, once) in [
+        ("/routes/disable", disable("r1"), "it is disabled"),
+        ("/routes/disable", Some(json!({ "node": "r1", "prefixes": [EXIT[1]] })), "it is disabled"),
+        ("/routes/approve", Some(json!({ "node": "r1", "prefixes": [P], "replace": true })), "it is disabled"),
+        ("/nodes/r1/expire", Some(json!({})), "its key has ended"),
+        ("/device/1/expire", None, "its key has ended"),
+    ] {
+        let question = site.question(Method::POST, path, body).await;
+        assert_eq!(question, format!("{only} {once} {no_way}"), "{path}");
+    }
+    assert_eq!(site.question(Method::DELETE, "/nodes/r1", None).await, format!("{only} it is deleted {no_way}"));
+    let drained = site.question(Method::POST, "/routes/drain", drain("r1", false)).await;
+    assert!(drained.contains("nobody else can serve as an exit node: r1 would go on carrying it"), "{drained}");
+    let waits = drain("r1", true).unwrap();
+    site.refused("drain", waits, StatusCode::CONFLICT, "nobody else can serve as an exit node").await;
+    let later = json!({ "at": "2099-01-01T00:00:00Z" });
+    site.done(Method::POST, "/nodes/r1/expire", Some(later)).await;
+
+    site.post("approve", json!({ "node": "r2", "prefixes": [EXIT[0]] })).await;
+    site.done(Method::POST, "/routes/drain", drain("r1", false)).await;
+    site.done(Method::POST, "/routes/undrain", Some(json!({ "node": "r1" }))).await;
+    site.done(Method::POST, "/routes/disable", disable("r1")).await;
+    let last = site.question(Method::POST, "/routes/disable", disable("r2")).await;
+    assert!(last.starts_with("r2 is the only exit node"), "{last}");
+    site.done(Method::POST, "/routes/disable", disable("r1")).await;
+    let force = json!({ "node": "r2", "prefixes": EXIT, "force": true });
+    site.done(Method::POST, "/routes/disable", Some(force)).await;
+    site.done(Method::POST, "/routes/drain", drain("r2", false)).await;
+}
+
+#[tokio::test]
+async fn whoever_takes_the_last_router_of_a_group_away_is_asked_first() {
+    let site = Site::with_two_routers().await;
+    let policy = r#"{
+        "tagOwners": { "tag:near": [], "tag:far": [], "tag:spare": [] },
+        "grants": [{ "src": ["*"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:near"] }],
+    }"#;
+    site.done(Method::PUT, "/policy", Some(json!({ "text": policy }))).await;
+    for (node, tag) in [("r1", "tag:near"), ("r2", "tag:far")] {
+        site.done(Method::POST, &format!("/nodes/{node}/tags"), Some(json!({ "tags": [tag, "tag:spare"] }))).await;
+    }
+    let _c = site.member("c").await;
+    let words = |once: &str| {
+        format!(
+            "r1 is the only router of tag:near that is up for {P}: once {once} those whom grants steer there do not reach it any more"
+        )
+    };
+    let disable = |node: &str| Some(json!({ "node": node, "prefixes": [P] }));
+    let tags = |tags: &[&str]| Some(json!({ "tags": tags }));
+    for (path, body, once) in [
+        ("/routes/disable", disable("r1"), "it is disabled"),
+        ("/nodes/r1/expire", Some(json!({})), "its key has ended"),
+        ("/nodes/r1/tags", tags(&["tag:far"]), "it is without tag:near"),
+    ] {
+        assert_eq!(site.question(Method::POST, path, body).await, words(once), "{path}");
+    }
+    assert_eq!(site.question(Method::DELETE, "/nodes/r1", None).await, words("it is deleted"));
+    let drained = site.question(Method::POST, "/routes/drain", Some(json!({ "node": "r1" }))).await;
+    let alone = format!("nobody else can serve {P} for those whom grants steer through tag:near: r1 would");
+    assert!(drained.starts_with(&alone), "{drained}");
+    site.done(Method::POST, "/nodes/r1/tags", tags(&["tag:near", "tag:far"])).await;
+
+    site.done(Method::POST, "/nodes/r2/tags", tags(&["tag:near"])).await;
+    site.done(Method::POST, "/nodes/r1/tags", tags(&["tag:far"])).await;
+    let last = site.question(Method::POST, "/nodes/r2/tags", tags(&["tag:far"])).await;
+    assert!(last.starts_with("r2 is the only router of tag:near"), "{last}");
+    site.done(Method::POST, "/nodes/r2/tags", Some(json!({ "tags": ["tag:far"], "force": true }))).await;
 }
 
 #[tokio::test]

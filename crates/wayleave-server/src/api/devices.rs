@@ -208,7 +208,8 @@ async fn set_tags(
     Path(id): Path<String>,
     Body(SetTags { tags }): Body<SetTags>,
 ) -> Result<StatusCode, ApiError> {
-    nodes::tag_node(&state, id, &tags).await?;
+    // Tools that write this down as it should be know no question.
+    nodes::tag_node(&state, id, &tags, true).await?;
     Ok(StatusCode::OK)
 }
 
@@ -248,16 +249,20 @@ async fn set_key(
 ) -> Result<StatusCode, ApiError> {
     let life = state.app.options.tailnet.key_expiry.filter(|_| !key_expiry_disabled);
     let at = life.map(|life| state.app.control.clock().now() + life);
-    nodes::expire_node(&state, id, at).await?;
+    nodes::expire_node(&state, id, at, true).await?;
     Ok(StatusCode::OK)
 }
 
 /// Ends the life of a device's key.
-#[utoipa::path(post, path = "/api/v2/device/{id}/expire", tag = "devices", params(("id" = String, Path)),
-    responses((status = 200), (status = 404, body = ErrorBody)))]
-async fn expire(State(state): State<ApiState>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+#[utoipa::path(post, path = "/api/v2/device/{id}/expire", tag = "devices", params(("id" = String, Path), Force),
+    responses((status = 200), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn expire(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    Asked(Force { force }): Asked<Force>,
+) -> Result<StatusCode, ApiError> {
     let now = state.app.control.clock().now();
-    nodes::expire_node(&state, id, Some(now)).await?;
+    nodes::expire_node(&state, id, Some(now), force).await?;
     Ok(StatusCode::OK)
 }
 

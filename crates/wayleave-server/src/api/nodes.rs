@@ -136,9 +136,13 @@ async fn show(State(state): State<ApiState>, Path(node): Path<String>) -> Result
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Force {
-    /// Do it although a prefix that is up loses its last router.
+    /// Do it without asking, also where a prefix that is up loses its last router.
     #[serde(default)]
     pub(super) force: bool,
+}
+
+fn prefixes_of(tailnet: &Tailnet, node: NodeId) -> Vec<Prefix> {
+    tailnet.routes().rows_of(node).map(|row| row.prefix).collect()
 }
 
 pub(super) async fn delete_node(state: &ApiState, node: String, force: bool) -> Result<(), ApiError> {
@@ -146,8 +150,10 @@ pub(super) async fn delete_node(state: &ApiState, node: String, force: bool) -> 
     let node = control
         .read(move |tailnet| {
             let id = find(tailnet, &node)?;
-            let prefixes: Vec<Prefix> = tailnet.routes().rows_of(id).map(|row| row.prefix).collect();
-            if force { Ok(id) } else { routes_api::ask_if_last(tailnet, id, &prefixes, "deleted").map(|()| id) }
+            if !force {
+                routes_api::ask_if_last(tailnet, id, &prefixes_of(tailnet, id), "it is deleted")?;
+            }
+            Ok::<_, ApiError>(id)
         })
         .await??;
     control.command(Command::DeleteNode { node }).await?;
@@ -201,11 +207,25 @@ async fn rename(
 struct Tags {
     /// At least one, each with its `tag:`.
     tags: Vec<String>,
+    /// Do it without asking, also where a group that grants steer through loses its last router that is up.
+    #[serde(default)]
+    force: bool,
 }
 
-pub(super) async fn tag_node(state: &ApiState, node: String, texts: &[String]) -> Result<(), ApiError> {
+pub(super) async fn tag_node(state: &ApiState, node: String, texts: &[String], force: bool) -> Result<(), ApiError> {
     let tags = keys::tags(texts)?;
-    let node = state.app.control.read(move |tailnet| find(tailnet, &node)).await??;
+    let wanted = tags.clone();
+    let node = state
+        .app
+        .control
+        .read(move |tailnet| {
+            let id = find(tailnet, &node)?;
+            if !force {
+                routes_api::ask_if_last_with_tag(tailnet, id, &wanted)?;
+            }
+            Ok::<_, ApiError>(id)
+        })
+        .await??;
     state.app.control.command(Command::TagNode { node, tags }).await?;
     Ok(())
 }
@@ -213,13 +233,13 @@ pub(super) async fn tag_node(state: &ApiState, node: String, texts: &[String]) -
 /// Makes a node a tagged one, with exactly these tags.
 #[utoipa::path(post, path = "/api/v2/nodes/{node}/tags", tag = "nodes", request_body = Tags,
     params(("node" = String, Path, description = "id, name or address")),
-    responses((status = 204), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+    responses((status = 204), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn tag(
     State(state): State<ApiState>,
     Path(node): Path<String>,
-    Body(Tags { tags }): Body<Tags>,
+    Body(Tags { tags, force }): Body<Tags>,
 ) -> Result<StatusCode, ApiError> {
-    tag_node(&state, node, &tags).await?;
+    tag_node(&state, node, &tags, force).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -232,22 +252,41 @@ struct Expire {
     /// It never ends.
     #[serde(default)]
     never: bool,
+    /// Do it without asking, also where a prefix that is up loses its last router at once.
+    #[serde(default)]
+    force: bool,
 }
 
-pub(super) async fn expire_node(state: &ApiState, node: String, at: Option<Timestamp>) -> Result<(), ApiError> {
-    let node = state.app.control.read(move |tailnet| find(tailnet, &node)).await??;
-    state.app.control.command(Command::ExpireNode { node, at }).await?;
+pub(super) async fn expire_node(
+    state: &ApiState,
+    node: String,
+    at: Option<Timestamp>,
+    force: bool,
+) -> Result<(), ApiError> {
+    let control = &state.app.control;
+    let now = control.clock().now();
+    let at_once = at.is_some_and(|at| at <= now);
+    let node = control
+        .read(move |tailnet| {
+            let id = find(tailnet, &node)?;
+            if at_once && !force {
+                routes_api::ask_if_last(tailnet, id, &prefixes_of(tailnet, id), "its key has ended")?;
+            }
+            Ok::<_, ApiError>(id)
+        })
+        .await??;
+    control.command(Command::ExpireNode { node, at }).await?;
     Ok(())
 }
 
 /// Ends the life of a node's key, now or at a time; or lets it live for ever.
 #[utoipa::path(post, path = "/api/v2/nodes/{node}/expire", tag = "nodes", request_body = Expire,
     params(("node" = String, Path, description = "id, name or address")),
-    responses((status = 204), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    responses((status = 204), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 async fn expire(
     State(state): State<ApiState>,
     Path(node): Path<String>,
-    Body(Expire { at, never }): Body<Expire>,
+    Body(Expire { at, never, force }): Body<Expire>,
 ) -> Result<StatusCode, ApiError> {
     let at = match at {
         Some(_) if never => return Err(ApiError::bad("`at` and `never` contradict each other")),
@@ -255,7 +294,7 @@ async fn expire(
         None if never => None,
         None => Some(state.app.control.clock().now()),
     };
-    expire_node(&state, node, at).await?;
+    expire_node(&state, node, at, force).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

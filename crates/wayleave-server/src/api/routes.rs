@@ -2,6 +2,7 @@
 
 mod drain;
 mod explain;
+mod last;
 mod person;
 mod settings;
 
@@ -19,12 +20,13 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wayleave_model::{NodeId, Prefix, Route, RouteId, Timestamp};
-use wayleave_routes::{Conviction, Group, Rank, RouteState, StateWord};
+use wayleave_routes::{Conviction, Rank, RouteState, StateWord};
 use wayleave_store::{HistoryFilter, HistoryRow};
 use wayleave_tailnet::{ApproveMode, Command, Effect, HistoryEntry, Outcome, Tailnet};
 
 use super::error::{ApiError, Asked, Body, ErrorBody};
 use super::{ApiState, Caller, nodes};
+pub(super) use last::{ask_if_last, ask_if_last_with_tag};
 
 /// Lines of history that are given where nobody says how many.
 const HISTORY_LINES: u32 = 100;
@@ -250,7 +252,7 @@ async fn approve(
                     let gone =
                         tailnet.routes().rows_of(node).filter(|row| row.enabled && !wanted.contains(&row.prefix));
                     let gone: Vec<Prefix> = gone.map(|row| row.prefix).collect();
-                    ask_if_last(tailnet, node, &gone, "disabled")?;
+                    ask_if_last(tailnet, node, &gone, "it is disabled")?;
                 }
             }
             Ok::<_, ApiError>(chosen)
@@ -323,7 +325,7 @@ async fn disable(
         .read(move |tailnet| {
             let id = nodes::find(tailnet, &node)?;
             if !force {
-                ask_if_last(tailnet, id, &all, "disabled")?;
+                ask_if_last(tailnet, id, &all, "it is disabled")?;
             }
             Ok::<_, ApiError>(id)
         })
@@ -355,44 +357,6 @@ async fn records(state: &ApiState, ids: Vec<RouteId>) -> Result<Json<Vec<RouteBo
         ids.into_iter().filter_map(|id| tailnet.routes().row(id)).map(|row| body(row, tailnet)).collect()
     });
     Ok(Json(records.await?))
-}
-
-/// Refuses, until it is wanted, what would leave a prefix that is up without any router (design.md 2).
-pub(super) fn ask_if_last(tailnet: &Tailnet, node: NodeId, prefixes: &[Prefix], what: &str) -> Result<(), ApiError> {
-    let last: Vec<String> = prefixes.iter().flat_map(|prefix| last_for(tailnet, node, prefix)).collect();
-    if last.is_empty() {
-        return Ok(());
-    }
-    let name = node_ref(tailnet, node).name;
-    Err(ApiError::confirm(format!(
-        "{name} is the only router that is up for {}: once it is {what} nobody reaches {} any more",
-        last.join(", "),
-        if last.len() == 1 { "it" } else { "them" }
-    )))
-}
-
-/// What of a prefix nobody but this node serves: all of it, or what those reach who are steered through a group. An exit is served by everybody
-/// who is approved for it and up.
-fn last_for(tailnet: &Tailnet, node: NodeId, prefix: &Prefix) -> Vec<String> {
-    let table = tailnet.routes();
-    let shown = tailnet.sites().show(prefix);
-    let is_last = |serving: &[NodeId]| serving == [node];
-    if prefix.is_exit() {
-        let exits = table.rows().filter(|row| row.prefix == *prefix && row.enabled && row.advertised);
-        let up: Vec<NodeId> =
-            exits.map(|row| row.node).filter(|node| table.is_up(*node) && !table.is_expired(*node)).collect();
-        return if is_last(&up) { vec![shown] } else { Vec::new() };
-    }
-    let up = |group: Option<&Group>| -> Vec<NodeId> {
-        let all = table.candidates_in(prefix, group);
-        all.iter().filter(|c| !matches!(c.rank, Rank::Down(_))).map(|c| c.node).collect()
-    };
-    if is_last(&up(None)) {
-        return vec![shown];
-    }
-    let groups = table.groups_of(prefix).filter(|group| is_last(&up(Some(group))));
-    let words = |group: &Group| group.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    groups.map(|group| format!("{shown} via {}", words(group))).collect()
 }
 
 fn warn_of_guarded(tailnet: &Tailnet, chosen: &BTreeMap<NodeId, BTreeSet<Prefix>>) -> Result<(), ApiError> {

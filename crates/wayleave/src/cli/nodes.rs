@@ -101,12 +101,13 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
             done(global, &answer, &format!("{} is {name} from here on", which.node))
         }
         Command::Tag { which, tags } => {
-            let answer = client.ask(Method::POST, &which.path("/tags"), Some(&json!({ "tags": tags }))).await?;
+            let body = |force: bool| Some(json!({ "tags": tags, "force": force }));
+            let answer = global.confirmed(client, Method::POST, |_| which.path("/tags"), body).await?;
             done(global, &answer, &format!("{} has {}", which.node, tags.join(", ")))
         }
         Command::Expire { which, at, never } => {
-            let body = json!({ "at": at, "never": never });
-            let answer = client.ask(Method::POST, &which.path("/expire"), Some(&body)).await?;
+            let body = |force: bool| Some(json!({ "at": at, "never": never, "force": force }));
+            let answer = global.confirmed(client, Method::POST, |_| which.path("/expire"), body).await?;
             let when = match at {
                 Some(at) => format!("ends at {at}"),
                 None if *never => "never ends".to_owned(),

@@ -15,6 +15,7 @@ use wayleave_tailnet::{Command, Tailnet};
 
 use super::super::error::{ApiError, Body, ErrorBody};
 use super::super::{ApiState, Caller, nodes};
+use super::last::{is_last_exit, via};
 use super::{NodeRef, node_ref};
 use crate::app::App;
 
@@ -162,6 +163,7 @@ fn carried(tailnet: &Tailnet, node: NodeId) -> BTreeSet<Prefix> {
 fn refuse_if_alone(tailnet: &Tailnet, node: NodeId, wait: bool, now: Timestamp) -> Result<(), ApiError> {
     let table = tailnet.routes();
     let (mut alone, mut frozen) = (BTreeSet::new(), BTreeSet::new());
+    let can_serve = |rank| matches!(rank, Rank::Steady | Rank::Flapping);
     for prefix in carried(tailnet, node) {
         if !table.is_up(node) {
             continue;
@@ -173,20 +175,28 @@ fn refuse_if_alone(tailnet: &Tailnet, node: NodeId, wait: bool, now: Timestamp) 
             table.seats_of(&prefix).filter(|(_, seat)| seat.node == node || seat.carriers.contains(&node))
         {
             // One that has just been lost, or has not come back since a start, is nobody to hand over to.
-            let can = |other: &Candidate| {
-                other.node != node
-                    && other.presence == Presence::Here
-                    && matches!(other.rank, Rank::Steady | Rank::Flapping)
-            };
-            if !table.candidates_in(&prefix, group).iter().any(can) {
-                alone.insert(tailnet.sites().show(&prefix));
+            let can =
+                |other: &Candidate| other.node != node && other.presence == Presence::Here && can_serve(other.rank);
+            let shown = tailnet.sites().show(&prefix);
+            if !alone.contains(&shown) && !table.candidates_in(&prefix, group).iter().any(can) {
+                alone.insert(match group {
+                    None => shown,
+                    Some(group) => format!("{shown} for those whom grants steer through {}", via(group)),
+                });
             }
             debug_assert!(table.seat_in(&prefix, group) == Some(seat));
         }
     }
     let name = node_ref(tailnet, node).name;
     let list = |all: BTreeSet<String>| all.into_iter().collect::<Vec<_>>().join(", ");
-    let message = if !alone.is_empty() {
+    // A drain moves no exit: each client has chosen its own.
+    let message = if is_last_exit(tailnet, node, can_serve) {
+        let prefixes = match list(alone) {
+            prefixes if prefixes.is_empty() => prefixes,
+            prefixes => format!(", and for {prefixes}"),
+        };
+        format!("nobody else can serve as an exit node{prefixes}: {name} would go on carrying it; nothing was drained")
+    } else if !alone.is_empty() {
         format!("nobody else can serve {}: {name} would go on carrying it; nothing was drained", list(alone))
     } else if !frozen.is_empty() {
         format!("{} is frozen and would stay on {name}; nothing was drained", list(frozen))

@@ -121,6 +121,50 @@ async fn a_prefix_that_a_person_moves_stays_there_and_says_who_moved_it_also_aft
 }
 
 #[tokio::test]
+async fn moving_a_prefix_to_where_it_is_holds_it_there_and_stands_in_the_history() {
+    let site = Site::with_two_routers().await;
+    site.post("prefer", json!({ "node": "r2", "prefix": P, "priority": 5 })).await;
+    for _ in 0..2 {
+        let held = site.post("move", json!({ "prefix": P, "to": "r1" })).await;
+        assert!(held[0]["because"].as_str().unwrap().starts_with("moved by api:"), "{held}");
+    }
+    let history = site.get(&format!("/history?prefix={P}")).await;
+    let lines: Vec<&Value> = history.as_array().unwrap().iter().filter(|line| line["event"] == "held").collect();
+    assert_eq!(lines.len(), 1, "the second time nothing changed: {history}");
+    assert_eq!(lines[0]["node"]["name"], "r1");
+    let cause = lines[0]["cause"].as_str().unwrap();
+    assert!(cause.starts_with("moved by api:") && cause.ends_with(", where it was already"), "{cause}");
+    let explained = site.get(&format!("/explain?what={P}")).await;
+    let why = &explained["elections"][0]["candidates"][1]["why_not"];
+    assert_eq!(*why, "would be better, but a person moved the prefix", "{explained}");
+
+    site.post("move", json!({ "prefix": P, "to": "r2" })).await;
+    let history = site.get(&format!("/history?prefix={P}")).await;
+    let of = |word: &str| history.as_array().unwrap().iter().filter(|line| line["event"] == word).count();
+    assert_eq!((of("held"), &history[0]["event"]), (1, &json!("primary changed")), "a move is told once: {history}");
+}
+
+#[tokio::test]
+async fn a_prefix_that_is_spread_is_not_moved_without_a_word() {
+    let site = Site::with_two_routers().await;
+    site.post("settings", json!({ "prefix": P, "spread": "balance" })).await;
+    let spread = format!("{P} can't be moved to r2: clients are spread over r1, r2 (`spread` is `balance`)");
+    let ask = json!({ "prefix": P, "to": "r2" });
+    let refusal = site.refused("move", ask.clone(), StatusCode::CONFLICT, &spread).await;
+    let message = refusal["message"].as_str().unwrap();
+    assert!(message.contains("routes drain --node") && message.contains("--spread single"), "{message}");
+    assert_eq!(refusal["confirm"], Value::Null, "there is nothing to say yes to");
+
+    site.post("settings", json!({ "prefix": P, "spread": "region" })).await;
+    let moved = site.post("move", ask.clone()).await;
+    assert_eq!((&moved[0]["node"]["name"], &moved[0]["is_primary"]), (&json!("r2"), &json!(true)), "{moved}");
+    let note = moved[0]["notes"][0].as_str().unwrap();
+    assert!(note.contains("clients with a home region keep the router that is near to them"), "{note}");
+    site.post("settings", json!({ "prefix": P, "spread": "single" })).await;
+    assert_eq!(site.post("move", ask).await[0]["notes"], Value::Null);
+}
+
+#[tokio::test]
 async fn settings_are_one_for_all_and_one_for_each_prefix_and_survive_a_restart() {
     let mut site = Site::with_two_routers().await;
     site.post("settings", json!({ "when_down": "fall_back", "failback_after": "never" })).await;
@@ -553,22 +597,4 @@ async fn whoever_takes_the_last_router_of_a_group_away_is_asked_first() {
     let last = site.question(Method::POST, "/nodes/r2/tags", tags(&["tag:far"])).await;
     assert!(last.starts_with("r2 is the only router of tag:near"), "{last}");
     site.done(Method::POST, "/nodes/r2/tags", Some(json!({ "tags": ["tag:far"], "force": true }))).await;
-}
-
-#[tokio::test]
-async fn a_balanced_prefix_is_not_moved() {
-    let site = Site::with_two_routers().await;
-    site.post("settings", json!({ "prefix": P, "spread": "balance" })).await;
-    let why = "its viewers are balanced over its routers";
-    site.refused("move", json!({ "prefix": P, "to": "r2" }), StatusCode::CONFLICT, why).await;
-}
-
-#[tokio::test]
-async fn that_a_person_keeps_a_prefix_where_it_is_stands_in_the_history() {
-    let site = Site::with_two_routers().await;
-    site.post("move", json!({ "prefix": P, "to": "r1" })).await;
-    let (_, history) = site.ask(Method::GET, &format!("/history?prefix={P}&node=r1&limit=1"), None).await;
-    let line = &history[0];
-    assert_eq!((line["event"].as_str(), line["node"]["name"].as_str()), (Some("set"), Some("r1")), "{history}");
-    assert!(line["cause"].as_str().unwrap().contains("stays here"), "{line}");
 }

@@ -75,6 +75,8 @@ pub enum HistoryEvent {
     CameBack,
     /// A person set something for the prefix, or for all: what, and who.
     Set(String, Approver),
+    /// A person moved the prefix to the node that had it already: it stays there in spite of priorities.
+    Held(Approver),
     /// A person froze the prefix, or all.
     Frozen(Timestamp, Approver),
     /// A person ended a freeze.
@@ -117,6 +119,7 @@ impl HistoryEvent {
             Self::FellBack => "fell back",
             Self::CameBack => "came back",
             Self::Set(..) => "set",
+            Self::Held(_) => "held",
             Self::Frozen(..) => "frozen",
             Self::Unfrozen(_) => "unfrozen",
             Self::CheckSet(..) => "check set",
@@ -168,6 +171,7 @@ impl HistoryEvent {
         match self {
             Self::Approved(by) | Self::Disabled(by) => by.to_string(),
             Self::Unfrozen(by) | Self::CheckRemoved(by) | Self::Drained(by) | Self::Undrained(by) => by.to_string(),
+            Self::Held(by) => format!("moved by {by}, where it was already"),
             Self::Set(what, by) | Self::CheckSet(what, by) => format!("{by}: {what}"),
             Self::Frozen(until, by) => format!("{by}: until {until}"),
             Self::FellBack => "every router is down".to_owned(),

@@ -112,6 +112,9 @@ impl Tailnet {
         no_exit(Some(prefix))?;
         let row = self.existing_route(to, prefix)?;
         let not = |why: String| Refusal::NotMovable { prefix: self.sites.show(&prefix), node: self.name_of(to), why };
+        if self.routes.prefix_settings(&prefix).spread == Spread::Balance {
+            return Err(not(self.why_not_one(&prefix)));
+        }
         if let Some(gone) = self.routes.why_no_candidate(to, &prefix) {
             return Err(not(gone.to_string()));
         }
@@ -121,15 +124,22 @@ impl Tailnet {
             Some(rank) => return Err(not(format!("it is {rank}"))),
             None => return Err(not("it is not known".to_owned())),
         }
-        if self.routes.prefix_settings(&prefix).spread == Spread::Balance {
-            return Err(not("its viewers are balanced over its routers, and a move would move none of them; drain a router with `routes drain --node`, or let one have them all with `routes set --spread single` first".to_owned()));
-        }
-        if self.routes.seat(&prefix).is_some_and(|seat| seat.node == to) {
-            // Nothing moves, and nobody who is preferred takes it from now on.
-            draft.history(Some(prefix), Some(to), HistoryEvent::Set("stays here".to_owned(), by.clone()));
+        // What moves tells so itself. One that has the prefix already is held there from here on, which nothing else would tell.
+        if self.routes.seat(&prefix).is_some_and(|seat| seat.node == to && seat.moved_by.as_ref() != Some(&by)) {
+            draft.history(Some(prefix), Some(to), HistoryEvent::Held(by.clone()));
         }
         draft.write(Write::Moved { prefix, to, by, at: draft.now });
         Ok(draft.done(Outcome::Routes(vec![row.id])))
+    }
+
+    /// Why a prefix that is shared has no router to be moved to.
+    fn why_not_one(&self, prefix: &Prefix) -> String {
+        let routers: Vec<String> = self.routes.carriers(prefix).into_iter().map(|node| self.name_of(node)).collect();
+        let over = if routers.is_empty() { "its routers".to_owned() } else { routers.join(", ") };
+        format!(
+            "clients are spread over {over} (`spread` is `balance`); `wayleave routes drain --node N` takes one of them out, and `wayleave routes set \"{}\" --spread single` has all use one",
+            self.sites.show(prefix)
+        )
     }
 
     pub(crate) fn plan_drain(&self, mut draft: Draft, id: NodeId, by: Approver) -> Result<Plan, Refusal> {

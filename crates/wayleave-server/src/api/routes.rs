@@ -98,6 +98,9 @@ pub(super) struct RouteBody {
     warnings: Vec<String>,
     /// What stands against the node, or against its route to this prefix. One that acts makes the node down, or the route suspect.
     convictions: Vec<ConvictionBody>,
+    /// What has to be known of what was asked for; only where something was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 /// What a node reports of itself that breaks its routes.
@@ -162,6 +165,7 @@ pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
         had_endpoint: row.had_endpoint,
         warnings: warnings(tailnet, row.node),
         convictions,
+        notes: Vec::new(),
     }
 }
 

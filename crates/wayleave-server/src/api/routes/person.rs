@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use wayleave_model::Prefix;
+use wayleave_model::{Prefix, Spread};
 use wayleave_tailnet::Command;
 
 use super::super::error::{ApiError, Body, ErrorBody};
@@ -53,6 +53,10 @@ pub(super) struct Move {
     to: String,
 }
 
+/// What a person has to know who moves a prefix that is spread by region.
+const REGION_NOTE: &str = "clients with a home region keep the router that is near to them (`spread` is `region`): only those without one use the router \
+                           that it was moved to; `wayleave routes set P --spread single` has all use it";
+
 /// Puts a prefix on another of its routers, once. It stays there until that one falls, or a person says otherwise.
 #[utoipa::path(post, path = "/api/v2/routes/move", tag = "routes", request_body = Move,
     responses((status = 200, body = Vec<RouteBody>), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
@@ -65,7 +69,13 @@ pub(super) async fn move_primary(
     let control = &state.app.control;
     let to = control.read(move |tailnet| nodes::find(tailnet, &to)).await??;
     let outcome = control.command(Command::MovePrimary { prefix, to, by: caller.0 }).await?;
-    records(&state, routes_of(outcome)).await
+    let mut moved = records(&state, routes_of(outcome)).await?;
+    let spread = control.read(move |tailnet| tailnet.routes().prefix_settings(&prefix).spread).await?;
+    if spread == Spread::Region {
+        tracing::warn!(route.prefix = %prefix, spread = spread.word(), "{REGION_NOTE}");
+        moved.iter_mut().for_each(|route| route.notes.push(REGION_NOTE.to_owned()));
+    }
+    Ok(moved)
 }
 
 /// What to hold where it is.

@@ -126,15 +126,19 @@ pub async fn set(global: &Global, client: &Client, ask: &Set) -> anyhow::Result<
         "failback_after": failback_after,
     });
     let holds = client.ask(Method::POST, "/api/v2/routes/settings", Some(&body)).await?;
-    for note in holds["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        output::note(&format!("note: {note}"));
-    }
+    tell_notes(&holds);
     output::list(global.output, &Value::Array(vec![holds]), &settings_columns())
 }
 
 pub async fn settings(global: &Global, client: &Client) -> anyhow::Result<()> {
     let all = client.ask(Method::GET, "/api/v2/routes/settings", None).await?;
     output::list(global.output, &all, &settings_columns())
+}
+
+fn tell_notes(answer: &Value) {
+    for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        output::note(&format!("note: {note}"));
+    }
 }
 
 fn settings_columns() -> [Column; 6] {
@@ -167,6 +171,7 @@ pub async fn prefer(global: &Global, client: &Client, ask: &Prefer) -> anyhow::R
 pub async fn move_primary(global: &Global, client: &Client, Move { prefix, to }: &Move) -> anyhow::Result<()> {
     let body = json!({ "prefix": prefix, "to": to });
     let changed = client.ask(Method::POST, "/api/v2/routes/move", Some(&body)).await?;
+    changed.as_array().into_iter().flatten().for_each(tell_notes);
     output::list(global.output, &changed, &columns())
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use wayleave_model::{Failback, PrefixOverrides, Spread, WhenDown};
@@ -139,7 +141,15 @@ async fn moving_a_prefix_to_where_it_is_holds_it_there_and_stands_in_the_history
     assert_eq!(*why, "would be better, but a person moved the prefix", "{explained}");
 
     site.post("move", json!({ "prefix": P, "to": "r2" })).await;
-    let history = site.get(&format!("/history?prefix={P}")).await;
+    // It is written behind.
+    let mut history = Value::Null;
+    for _ in 0..500 {
+        history = site.get(&format!("/history?prefix={P}")).await;
+        if history[0]["event"] == "primary changed" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let of = |word: &str| history.as_array().unwrap().iter().filter(|line| line["event"] == word).count();
     assert_eq!((of("held"), &history[0]["event"]), (1, &json!("primary changed")), "a move is told once: {history}");
 }
@@ -296,7 +306,7 @@ async fn a_freeze_that_is_over_is_not_shown_and_can_not_be_ended() {
     site.post("freeze", json!({ "prefix": P, "for": "1s" })).await;
     let shown = site.get("/settings").await;
     assert!(shown[1]["frozen_until"].is_string(), "{shown}");
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     let shown = site.get("/settings").await;
     assert_eq!(shown.as_array().unwrap().len(), 1, "it has ended: {shown}");
     site.refused("unfreeze", json!({ "prefix": P }), StatusCode::NOT_FOUND, &not).await;
@@ -313,7 +323,7 @@ async fn a_frozen_prefix_stays_on_a_dead_router_until_it_is_let_go() {
     let frozen = site.post("freeze", json!({ "all": true, "for": "1h" })).await;
     assert!(frozen["frozen_until"].is_string(), "{frozen}");
     drop(site.routers.remove(0));
-    tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+    tokio::time::sleep(Duration::from_millis(900)).await;
     let explained = site.get(&format!("/explain?what={P}")).await;
     assert_eq!(explained["elections"][0]["router"]["name"], "r1");
     assert_eq!(explained["elections"][0]["because"], "frozen");
@@ -468,7 +478,7 @@ async fn a_prefix_that_has_fallen_back_is_explained_together_with_the_wider_one_
     let _c = site.member("c").await;
     drop((r3_map, site.routers.remove(1)));
     r3.cut();
-    tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+    tokio::time::sleep(Duration::from_millis(900)).await;
     let ask = format!("/explain?what={narrow}&from=c");
     let explained = site.get(&ask).await;
     let election = &explained["elections"][0];

@@ -279,7 +279,8 @@ impl Tailnet {
                 all.push(Finding::new(Severity::Warning, shown, what, todo));
                 continue;
             }
-            if let Some(away) = self.witness_away(check.witness.as_ref()) {
+            // One that looks behind standbys too asks others about the primary where its witness is away.
+            if let Some(away) = self.witness_away(check.witness.as_ref()).filter(|_| !check.standby) {
                 let what = format!("its path check looks at nothing: {away}");
                 let todo = format!(
                     "bring it back, or `wayleave routes check set \"{shown}\" --target {target}` without `--witness`"

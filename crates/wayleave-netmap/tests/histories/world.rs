@@ -278,10 +278,6 @@ impl World {
         }
         self.tell(Event::Committed(Box::new(plan.into_committed())));
         self.write_behind();
-        if self.catches_up {
-            self.forget_the_deleted();
-            self.reference_follows();
-        }
     }
 
     /// What is in force is written as it is then, and not while a commit is on its way.
@@ -338,6 +334,11 @@ impl World {
             }
         }
         self.write_behind();
+        // What follows is planned at once, with all that happened before it seen.
+        if self.catches_up {
+            self.forget_the_deleted();
+            self.reference_follows();
+        }
         for command in proposals {
             self.ask(command);
         }

@@ -409,9 +409,8 @@ impl RouteTable {
         if !prefix.is_exit() {
             self.holders.entry(prefix).or_default().insert(node);
         }
-        // A commit says nothing of who is primary, nor of what the node reports by now: the table's own row does. Only a row
-        // that is new to it (a first commit, or one that was loaded) brings its own.
-        // Nor of what was found out about it.
+        // A commit says nothing of who is primary, of what the node reports by now, nor of what was found out about it: the table's own row
+        // does. Only a row that is new to it (a first commit, or one that was loaded) brings its own.
         let own = match self.rows.get(&id) {
             Some(own) => own.clone(),
             None => {

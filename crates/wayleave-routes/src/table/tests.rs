@@ -83,6 +83,25 @@ impl Story {
         self.send(Input::SessionLost(NodeId::new(node), session, Cause::ConnectionClosed));
     }
 
+    /// The same table in a server that has just started, with what a store would have of it; nobody is back yet.
+    fn restarted(&self) -> Self {
+        let table = &self.table;
+        let restored = Restored {
+            rows: table.rows().cloned().collect(),
+            overrides: Vec::new(),
+            flaps: table.routers.keys().filter_map(|node| table.flaps(*node)).collect(),
+            seats: table.seat_row(&Self::prefix(), None).into_iter().collect(),
+            path_checks: table.path_checks.clone(),
+        };
+        let mut again = Self { now: self.now, session: 100, ..Self::new() };
+        for node in table.routers.keys() {
+            again.send(Input::Node(*node, NodeFacts { reachable: true, ..NodeFacts::default() }));
+        }
+        again.send(Input::Restored(restored));
+        again.send(Input::Started);
+        again
+    }
+
     fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.table.next_deadline().filter(|at| *at <= end) {
@@ -374,20 +393,7 @@ fn s32_flapping_and_who_carries_what_survive_a_restart() {
         story.up(1);
     }
     assert_eq!(story.table.rank(NodeId::new(1)), Some(Rank::Flapping));
-    let table = &story.table;
-    let restored = Restored {
-        rows: table.rows().cloned().collect(),
-        overrides: Vec::new(),
-        flaps: [1, 2].iter().filter_map(|node| table.flaps(NodeId::new(*node))).collect(),
-        seats: table.seat_row(&Story::prefix(), None).into_iter().collect(),
-        path_checks: BTreeMap::new(),
-    };
-    let mut again = Story { now: story.now, session: 100, ..Story::new() };
-    for node in [1, 2] {
-        again.send(Input::Node(NodeId::new(node), NodeFacts { reachable: true, ..NodeFacts::default() }));
-    }
-    again.send(Input::Restored(restored));
-    again.send(Input::Started);
+    let mut again = story.restarted();
     again.up(1);
     again.up(2);
     assert_eq!(again.table.rank(NodeId::new(1)), Some(Rank::Flapping));

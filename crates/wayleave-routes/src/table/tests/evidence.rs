@@ -494,18 +494,7 @@ fn what_path_checks_found_out_survives_a_restart() {
     story.check_later(1, PathOutcome::Passed);
     (0..2).for_each(|_| story.check_later(1, PathOutcome::Missed));
     assert_eq!(story.primary(), Some(2));
-    let restored = Restored {
-        rows: story.table.rows().cloned().collect(),
-        seats: story.table.seat_row(&Story::prefix(), None).into_iter().collect(),
-        path_checks: story.table.path_checks.clone(),
-        ..Restored::default()
-    };
-    let mut again = Story { now: story.now, session: 100, ..Story::new() };
-    for node in [1, 2] {
-        again.send(Input::Node(NodeId::new(node), NodeFacts { reachable: true, ..NodeFacts::default() }));
-    }
-    again.send(Input::Restored(restored));
-    again.send(Input::Started);
+    let mut again = story.restarted();
     again.up(1);
     again.up(2);
     again.wait(Duration::from_secs(120));

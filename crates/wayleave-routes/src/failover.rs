@@ -1,6 +1,6 @@
 //! Liveness into decisions: what a lost session, a silence, a grace that ran out means for the prefixes of a node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wayleave_model::{NodeId, SessionId, Timestamp};
 
@@ -161,6 +161,27 @@ impl RouteTable {
         self.give_grace(node, now, out);
     }
 
+    /// These sessions fell silent since then, and it is the server's own side.
+    pub(crate) fn common_silence(
+        &mut self,
+        sessions: BTreeMap<NodeId, SessionId>,
+        since: Timestamp,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
+        let until = now + self.settings.starting;
+        self.starting_until = Some(until);
+        for (node, session) in sessions {
+            let Some(router) = self.routers.get_mut(&node) else { continue };
+            router.health.forgive(since);
+            out.push(Effect::FlapsChanged(node));
+            let before = Standing::of(router, true);
+            if let Some(lifted) = router.health.excuse_silence(session, until) {
+                self.judged(node, lifted, before, now, out);
+            }
+        }
+    }
+
     /// Whether what happens to routers is the server's own doing: it has just started, or most have just lost it.
     fn is_starting(&self, now: Timestamp) -> bool {
         self.starting_until.is_some_and(|until| now < until)
@@ -239,6 +260,12 @@ impl RouteTable {
         if self.routers.get(&node).is_some_and(|router| !router.prefixes.is_empty()) {
             out.push(Effect::RoutesOf(node));
         }
+    }
+
+    /// Nodes that advertise something and have a session, which is watched closely therefore.
+    pub fn connected_routers(&self) -> impl Iterator<Item = NodeId> {
+        let connected = self.routers.iter().filter(|(_, router)| router.health.session().is_some());
+        connected.map(|(node, _)| *node).filter(|node| self.rows_of(*node).any(|row| row.advertised))
     }
 
     /// Whether the key of this node has expired, as the table was told.

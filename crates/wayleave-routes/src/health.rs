@@ -1,4 +1,4 @@
-//! What is known of a node's liveness, and the watch that convicts a silent one.
+//! What is known of a node's liveness.
 //!
 //! # States
 //!
@@ -17,6 +17,7 @@
 //! | an echo is not answered, twice in a row, by a session that answered one before | a conviction; an answered one lifts it |
 //! | most witnesses don't reach it, in two rounds, the first of them 10 s after it opened its session or after one did | a conviction; a round in which at least half do lifts it |
 //! | it is given a grace (it was primary at a start, or was lost in a common loss) | up without a session until it opens one, or the grace is over |
+//! | its newest session fell silent together with most others | up, in a grace, until it is heard or opens another one, or the grace is over |
 //!
 //! Only the newest session counts: what is told of an older one changes nothing. Down three times in ten minutes, or five sessions lost in
 //! one, makes a node flapping until ten minutes after the last; what happens while it is drained or in a grace does not count.
@@ -34,7 +35,7 @@ use crate::table::Settings;
 /// Whether a node may carry traffic, from what is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Liveness {
-    /// Counts as up until then, although it has no session.
+    /// Counts as up until then, although it has no session, or none that was heard since a common loss.
     Grace {
         /// The end of the grace.
         until: Timestamp,
@@ -108,8 +109,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct Health {
     /// The newest session that was opened and not lost since.
     session: Option<SessionId>,
-    /// Set only while there is no session.
-    grace: Option<Timestamp>,
+    /// Set only while there is no session, or while it has not been heard since a common loss.
+    grace: Option<Grace>,
     /// At most one of each kind, and none of a kind by which it stands convicted.
     doubts: BTreeMap<Kind, Doubt>,
     convictions: Convictions,
@@ -132,6 +133,14 @@ pub(crate) struct Health {
     before: VecDeque<Before>,
     /// Set exactly while it is up, not flapping and not drained.
     steady_since: Option<Timestamp>,
+}
+
+/// The time in which a node that has not come back counts as up.
+#[derive(Clone, Copy, Debug)]
+struct Grace {
+    until: Timestamp,
+    /// What it is convicted of then.
+    cause: Cause,
 }
 
 /// What was before a loss.
@@ -180,7 +189,7 @@ impl Health {
         if let Some(conviction) = self.convictions.acting() {
             return Liveness::Down { cause: conviction.cause, at: conviction.at };
         }
-        if let Some(until) = self.grace {
+        if let Some(Grace { until, .. }) = self.grace {
             return Liveness::Grace { until };
         }
         match self.doubts.values().min_by_key(|doubt| doubt.until) {
@@ -236,7 +245,7 @@ impl Health {
 
     /// When a doubt or a grace is over, or a doubt is to be looked at.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.doubts.values().map(Doubt::due).chain(self.grace).min()
+        self.doubts.values().map(Doubt::due).chain(self.grace.map(|grace| grace.until)).min()
     }
 
     /// A newer session opened. `None`: an older or the same one, which changes nothing.
@@ -257,7 +266,10 @@ impl Health {
         }
         self.session = None;
         self.echo_misses = 0;
-        if settings.judging.mode(Kind::Stream) != Mode::Off {
+        if let Some(grace) = &mut self.grace {
+            // It was not heard since a common loss, and that its session ends now is a part of that.
+            grace.cause = Cause::NotBack;
+        } else if settings.judging.mode(Kind::Stream) != Mode::Off {
             self.doubts.insert(Kind::Stream, Doubt::new(cause, now, now + settings.lost_after, now));
         }
         true
@@ -275,6 +287,10 @@ impl Health {
         if self.session != Some(session) || known {
             return None;
         }
+        if let Some(grace) = &mut self.grace {
+            grace.cause = cause;
+            return None;
+        }
         let at = now - judging.ping_deadline;
         let alive_at = self.alive_at.filter(|alive_at| *alive_at > at);
         let held = alive_at.map(|alive_at| (alive_at + judging.hold_lasts).min(at + judging.hold_most));
@@ -290,9 +306,10 @@ impl Health {
         if self.session != Some(session) {
             return (false, None);
         }
+        let waited_for = self.grace.take().is_some();
         let doubted = self.doubts.remove(&Kind::Ping).is_some();
         let lifted = self.convictions.acquit(Kind::Ping);
-        (doubted || lifted.is_some(), lifted)
+        (waited_for || doubted || lifted.is_some(), lifted)
     }
 
     /// A witness that was asked then reached it. Returns whether that gave a doubt more time.
@@ -328,7 +345,8 @@ impl Health {
             self.echo_misses = 0;
             return self.convictions.acquit(Kind::Echo);
         }
-        if !late && self.echoes {
+        // What does not even hear PINGs for the server's own fault answers nothing else either.
+        if !late && self.echoes && self.grace.is_none() {
             self.echo_misses = self.echo_misses.saturating_add(1);
         }
         if self.echo_misses < judging.echo_misses {
@@ -379,9 +397,9 @@ impl Health {
     /// reached the router any more convicts nobody then, and they get the time for one more answer.
     pub(crate) fn time_over(&mut self, now: Timestamp, judging: &Judging) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
-        if self.grace.is_some_and(|until| until <= now) {
-            self.grace = None;
-            verdicts.extend(self.convictions.convict(Cause::NotBack, Mode::Act, now));
+        if let Some(Grace { cause, .. }) = self.grace.take_if(|grace| grace.until <= now) {
+            let mode = if cause == Cause::NotBack { Mode::Act } else { judging.mode(cause.kind()) };
+            verdicts.extend(self.convictions.convict(cause, mode, now));
         }
         let alive_at = self.alive_at;
         for doubt in self.doubts.values_mut().filter(|doubt| doubt.due() <= now) {
@@ -402,8 +420,20 @@ impl Health {
             return None;
         }
         let lifted = self.forget_session();
-        self.grace = Some(until);
+        self.grace = Some(Grace { until, cause: Cause::NotBack });
         Some(lifted)
+    }
+
+    /// The newest session fell silent by the server's own fault: it counts as up until then, unless it is heard before. Returns what that
+    /// lifts; `None`: it is not the newest.
+    pub(crate) fn excuse_silence(&mut self, session: SessionId, until: Timestamp) -> Option<Vec<Verdict>> {
+        if self.session != Some(session) {
+            return None;
+        }
+        let cause = self.doubts.remove(&Kind::Ping).map_or(Cause::PingUnanswered, |doubt| doubt.cause);
+        self.echo_misses = 0;
+        self.grace = Some(Grace { until, cause });
+        Some(self.convictions.acquit(Kind::Ping).into_iter().collect())
     }
 
     /// What is known of an older session, or of its absence, is known no more.
@@ -495,88 +525,6 @@ fn count(times: &mut VecDeque<Timestamp>, now: Timestamp, window: Duration) {
     times.push_back(now);
     while times.front().is_some_and(|first| now.since(*first) > window) {
         times.pop_front();
-    }
-}
-
-/// What a session sees of its connection at one look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
-    /// When this look was due. If it is much later by now, the server itself was late.
-    pub due: Timestamp,
-    /// When anything last came from the client.
-    pub heard_at: Timestamp,
-    /// Since when TCP has acknowledged the oldest PING that is not answered; `None` while there is none.
-    pub ping_acked_at: Option<Timestamp>,
-    /// Since when bytes have been waiting of which TCP acknowledged nothing; `None` while none wait.
-    pub unacked_since: Option<Timestamp>,
-}
-
-/// What a watch found out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Silence {
-    /// The session has not been heard for half of the time that convicts.
-    Doubtful,
-    /// The session is silent, by this evidence.
-    Silent(Cause),
-    /// The session that was silent has been heard again.
-    Heard,
-}
-
-/// Convicts one session of silence, and acquits it (design.md 4, the row of HTTP/2 PING).
-///
-/// A slow reader of a big map is not dead: the silence counts only from when TCP acknowledged the PING itself. A frozen process
-/// whose kernel still acknowledges is: nothing comes from it any more. Looks that come late convict nobody, and silence then
-/// counts from that look on.
-#[derive(Clone, Debug)]
-pub struct PingWatch {
-    deadline: Duration,
-    late: Duration,
-    /// Silence before this moment is the server's own fault.
-    blind_until: Timestamp,
-    /// The doubt was told; cleared when the session is heard.
-    doubted: bool,
-    convicted_at: Option<Timestamp>,
-}
-
-impl PingWatch {
-    /// A watch over a session that has just opened. `deadline` is how long silence must last; a look more than `late` behind its
-    /// time is the server's own lateness.
-    pub const fn new(deadline: Duration, late: Duration, now: Timestamp) -> Self {
-        Self { deadline, late, blind_until: now, doubted: false, convicted_at: None }
-    }
-
-    /// Whether the session stands convicted.
-    pub const fn is_convicted(&self) -> bool {
-        self.convicted_at.is_some()
-    }
-
-    /// Looks at the connection. Says something only when the verdict changes.
-    pub fn look(&mut self, seen: Observation, now: Timestamp) -> Option<Silence> {
-        if now.since(seen.due) > self.late {
-            self.blind_until = now;
-        }
-        if let Some(convicted_at) = self.convicted_at {
-            if seen.heard_at <= convicted_at {
-                return None;
-            }
-            self.convicted_at = None;
-            self.doubted = false;
-            return Some(Silence::Heard);
-        }
-        let lasted = |since: Timestamp| now.since(since.max(seen.heard_at).max(self.blind_until));
-        let evidence = [
-            seen.ping_acked_at.map(|since| (lasted(since), Cause::PingUnanswered)),
-            seen.unacked_since.map(|since| (lasted(since), Cause::TcpStalled)),
-        ];
-        let longest = evidence.iter().flatten().map(|(lasted, _)| *lasted).max().unwrap_or_default();
-        let convicting = evidence.into_iter().flatten().find(|(lasted, _)| *lasted >= self.deadline);
-        let Some((_, cause)) = convicting else {
-            let doubtful = longest * 2 >= self.deadline && longest > Duration::ZERO;
-            let told = std::mem::replace(&mut self.doubted, doubtful);
-            return (doubtful && !told).then_some(Silence::Doubtful);
-        };
-        self.convicted_at = Some(now);
-        Some(Silence::Silent(cause))
     }
 }
 

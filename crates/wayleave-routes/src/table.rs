@@ -127,6 +127,8 @@ pub enum Input {
     },
     /// These nodes lost their sessions since then, together with so many others that it is the server's side.
     CommonLoss(BTreeSet<NodeId>, Timestamp),
+    /// These sessions fell silent since then, together with so many others that it is the server's side.
+    CommonSilence(BTreeMap<NodeId, SessionId>, Timestamp),
     /// Something was found out about a node.
     Evidence(NodeId, Testimony),
     /// These prefixes have path checks with these targets, and no others do.
@@ -298,6 +300,7 @@ impl RouteTable {
             Input::CommonLoss(nodes, since) => {
                 nodes.into_iter().for_each(|node| self.common_loss(node, since, now, &mut out));
             }
+            Input::CommonSilence(sessions, since) => self.common_silence(sessions, since, now, &mut out),
             Input::Evidence(node, testimony) => self.testimony(node, testimony, now, &mut out),
             Input::PathChecks(checks) => self.put_path_checks(checks, now, &mut out),
             Input::Electorates(electorates) => self.put_electorates(electorates, &mut out),

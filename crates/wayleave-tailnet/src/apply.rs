@@ -6,7 +6,8 @@ use std::sync::Arc;
 use wayleave_model::{Node, NodeId, Prefix, SessionId, Timestamp};
 use wayleave_policy::{CompiledPolicy, Subject};
 use wayleave_routes::{
-    Conviction, Effect as RouteEffect, Endpoints, Input, Judgement, NodeFacts, Restored, Testimony, approval,
+    Cause, Conviction, Effect as RouteEffect, Endpoints, Input, Judgement, Kind, Mode, NodeFacts, Restored, Testimony,
+    approval,
 };
 
 use crate::command::Command;
@@ -25,9 +26,19 @@ impl Tailnet {
             Event::Started => self.route_input(Input::Started, now, &mut out),
             Event::SessionOpened(node, session) => self.session_opened(node, session, now, &mut out),
             Event::SessionEnded(node, session, ending) => self.session_ended(node, session, ending, now, &mut out),
-            Event::Silent(node, session, cause) => self.route_input(Input::Silent(node, session, cause), now, &mut out),
-            Event::Answered(node, session) => self.route_input(Input::Answered(node, session), now, &mut out),
-            Event::Evidence(node, testimony) => self.route_input(Input::Evidence(node, testimony), now, &mut out),
+            Event::Silent(node, session, cause) => self.silent(node, session, cause, now, &mut out),
+            Event::Answered(node, session) => {
+                if self.liveness.session(node) == Some(session) {
+                    self.silences.forget(node);
+                }
+                self.route_input(Input::Answered(node, session), now, &mut out);
+            }
+            Event::Evidence(node, testimony) => {
+                if let Testimony::Doubted(session) = testimony {
+                    self.unheard(node, session, now);
+                }
+                self.route_input(Input::Evidence(node, testimony), now, &mut out);
+            }
             Event::Reported(node, report) => self.reported(node, *report, now, &mut out),
             Event::Lend(loan) => self.lend(loan, now),
             Event::TakeBack(prefix) => self.take_back(&prefix),
@@ -128,6 +139,7 @@ impl Tailnet {
         if self.registry.node(node).is_none() || !self.liveness.opened(node, session) {
             return;
         }
+        self.silences.forget(node);
         self.touched.insert(node);
         if let Some(row) = self.registry.node_mut(node)
             && row.last_seen.take().is_some()
@@ -146,6 +158,7 @@ impl Tailnet {
         out: &mut Vec<Effect>,
     ) {
         let Ended::Newest(loss) = self.liveness.ended(node, session, ending, now, &self.settings) else { return };
+        self.silences.forget(node);
         self.touched.insert(node);
         if let Some(row) = self.registry.node_mut(node) {
             row.last_seen = Some(now);
@@ -167,6 +180,25 @@ impl Tailnet {
             }
             Loss::OneMore => self.route_input(Input::CommonLoss(BTreeSet::from([node]), since), now, out),
         }
+    }
+
+    /// The newest session of a node has not been heard for some time.
+    fn unheard(&mut self, node: NodeId, session: SessionId, now: Timestamp) {
+        let acts = self.settings.routes.judging.mode(Kind::Ping) == Mode::Act;
+        if acts && self.liveness.session(node) == Some(session) {
+            self.silences.unheard(node, session, now);
+        }
+    }
+
+    fn silent(&mut self, node: NodeId, session: SessionId, cause: Cause, now: Timestamp, out: &mut Vec<Effect>) {
+        self.unheard(node, session, now);
+        let common = self.silences.common(node, &self.settings, self.routes.connected_routers());
+        if !common.is_empty() {
+            out.push(Effect::CommonLoss(common.keys().copied().collect()));
+            let since = now - self.settings.common_loss_window;
+            self.route_input(Input::CommonSilence(common, since), now, out);
+        }
+        self.route_input(Input::Silent(node, session, cause), now, out);
     }
 
     fn reported(&mut self, id: NodeId, report: Report, now: Timestamp, out: &mut Vec<Effect>) {

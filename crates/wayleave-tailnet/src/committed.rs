@@ -177,6 +177,7 @@ impl Tailnet {
     fn remove_node(&mut self, id: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
         self.route_input(Input::NodeDeleted(id), now, out);
         self.liveness.removed(id);
+        self.silences.forget(id);
         out.extend(self.ssh_checks.node_removed(id).into_iter().map(Effect::SshCheckSettled));
         self.timers.stop(&Due::KeyExpires(id));
         self.timers.stop(&Due::KeyWarning(id));

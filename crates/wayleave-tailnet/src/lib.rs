@@ -31,6 +31,7 @@ mod plan_routes;
 mod policy;
 mod registry;
 mod settings;
+mod silence;
 mod sites;
 mod snapshot;
 mod ssh_checks;

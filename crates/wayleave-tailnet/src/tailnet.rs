@@ -21,6 +21,7 @@ use crate::plan::Committed;
 use crate::policy::{self, PolicyRow};
 use crate::registry::{Registry, Sequences};
 use crate::settings::Settings;
+use crate::silence::Silences;
 use crate::sites::{Site, SiteHost, Sites};
 use crate::snapshot::Snapshot;
 use crate::ssh_checks::{SshCheckKey, SshChecks};
@@ -188,6 +189,7 @@ pub struct Tailnet {
     pub(crate) registry: Registry,
     pub(crate) routes: RouteTable,
     pub(crate) liveness: Liveness,
+    pub(crate) silences: Silences,
     pub(crate) logins: BTreeMap<LoginToken, Login>,
     pub(crate) ssh_checks: SshChecks,
     pub(crate) sequences: Sequences,
@@ -234,6 +236,7 @@ impl Tailnet {
             settings,
             registry: Registry::default(),
             liveness: Liveness::default(),
+            silences: Silences::default(),
             logins: BTreeMap::new(),
             ssh_checks: SshChecks::default(),
             sequences: loaded.sequences,

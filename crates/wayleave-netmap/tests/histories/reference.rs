@@ -168,6 +168,8 @@ pub enum Check {
 pub struct Facts {
     pub drained: bool,
     pub expired: bool,
+    /// It advertises something, so its silence is known at once.
+    pub advertises: bool,
     /// Its rows, and whether it advertises them now.
     pub rows: BTreeMap<Prefix, bool>,
     /// Prefixes that it is a candidate for as far as rows and keys go, with the priority.
@@ -199,6 +201,8 @@ pub struct Reference {
     /// Sessions lost of late, and whether the last of them was the server's side.
     lost: Vec<(Time, Node)>,
     common: bool,
+    /// Sessions that are not heard: since when that is known, and whether they were part of a common loss.
+    unheard: BTreeMap<Node, (Time, bool)>,
     /// Until then what happens is the server's own doing: it has just started, or most have just lost it.
     starting_until: Option<Time>,
     /// What each advertised before, and whether its key had expired.
@@ -214,6 +218,7 @@ impl Reference {
     }
 
     pub fn opens(&mut self, node: Node, session: u64, now: Time) {
+        self.unheard.remove(&node);
         let router = self.router(node);
         if router.session.is_none_or(|newest| newest < session) {
             router.session = Some(session);
@@ -231,13 +236,16 @@ impl Reference {
         }
         router.session = None;
         router.echoes = router.echoes.map(|_| 0);
-        router.stream = Word::Doubts(now, now + LOST, now + LOOK, None);
+        if router.grace.is_none() {
+            router.stream = Word::Doubts(now, now + LOST, now + LOOK, None);
+        }
         if !excused {
             router.before.push((now, router.flapping_until, router.steady_since));
             router.losses.push(now);
             router.losses.retain(|at| now - at <= LOSS_WINDOW);
             router.judge(now);
         }
+        self.unheard.remove(&node);
         self.gather(node, now);
     }
 
@@ -264,10 +272,43 @@ impl Reference {
         }
     }
 
+    /// It has not been heard for half of the time that convicts.
+    pub fn is_unheard(&mut self, node: Node, session: u64, now: Time) {
+        if self.router(node).session == Some(session) {
+            self.unheard.entry(node).or_insert((now, false));
+        }
+    }
+
+    /// Whether it is the server's side that so many are not heard.
+    fn counts_unheard(&mut self, node: Node, now: Time) {
+        let Some((own, common)) = self.unheard.get(&node).copied() else { return };
+        let asked = self.facts.iter().filter(|(node, facts)| {
+            facts.advertises && self.routers.get(node).is_some_and(|router| router.session.is_some())
+        });
+        let asked: Vec<Node> = asked.map(|(node, _)| *node).collect();
+        let is_near = |node: &&Node| self.unheard.get(node).is_some_and(|(at, _)| (at - own).abs() <= COMMON_WINDOW);
+        let lost: Vec<Node> = asked.iter().filter(is_near).copied().collect();
+        if common || lost.len() < COMMON || lost.len() * 2 <= asked.len() {
+            return;
+        }
+        self.starting_until = Some(now + GRACE);
+        for node in lost {
+            let known = self.unheard.get_mut(&node).is_some_and(|(_, common)| std::mem::replace(common, true));
+            if let Some(router) = self.routers.get_mut(&node).filter(|_| !known) {
+                router.forgives(now - COMMON_WINDOW);
+                router.ping = Word::Nothing;
+                router.echoes = router.echoes.map(|_| 0);
+                router.grace = Some(now + GRACE);
+            }
+        }
+    }
+
     pub fn falls_silent(&mut self, node: Node, session: u64, now: Time) {
+        self.is_unheard(node, session, now);
+        self.counts_unheard(node, now);
         let excused = self.excused(node, now);
         let router = self.router(node);
-        if router.session != Some(session) || router.ping != Word::Nothing {
+        if router.session != Some(session) || router.ping != Word::Nothing || router.grace.is_some() {
             return;
         }
         let since = now - SILENT;
@@ -281,7 +322,8 @@ impl Reference {
     pub fn answers(&mut self, node: Node, session: u64) {
         let router = self.router(node);
         if router.session == Some(session) {
-            router.ping = Word::Nothing;
+            (router.ping, router.grace) = (Word::Nothing, None);
+            self.unheard.remove(&node);
         }
     }
 
@@ -309,7 +351,7 @@ impl Reference {
             router.echoes = Some(0);
             router.echo = false;
         } else if let Some(missed) = &mut router.echoes {
-            *missed += u32::from(!late);
+            *missed += u32::from(!late && router.grace.is_none());
             if *missed >= 2 {
                 router.convicts(excused, now, |router| router.echo = true);
             }
@@ -345,13 +387,7 @@ impl Reference {
         self.starting_until = Some(now + GRACE);
         for node in nodes {
             let Some(router) = self.routers.get_mut(node) else { continue };
-            router.losses.retain(|at| *at < since);
-            router.downs.retain(|at| *at < since);
-            if let Some((_, flapping_until, steady_since)) = router.before.iter().find(|(at, ..)| *at >= since) {
-                router.flapping_until = *flapping_until;
-                router.steady_since = *steady_since;
-            }
-            router.before.retain(|(at, ..)| *at < since);
+            router.forgives(since);
             if router.session.is_none() {
                 router.forgets();
                 router.grace = Some(now + GRACE);
@@ -493,6 +529,7 @@ impl Reference {
         }
         self.addresses.retain(|node, _| !self.mute.contains(node));
         (self.lost, self.common) = (Vec::new(), false);
+        self.unheard.clear();
         self.starting_until = Some(now + GRACE);
         for node in primaries {
             self.router(*node);
@@ -512,6 +549,7 @@ impl Reference {
         self.routers.remove(&node);
         self.facts.remove(&node);
         self.before.remove(&node);
+        self.unheard.remove(&node);
         self.addresses.remove(&node);
         self.paths.retain(|(of, _), _| *of != node);
     }
@@ -570,7 +608,7 @@ impl Reference {
         for (node, router) in &mut self.routers {
             if router.grace.is_some_and(|until| until <= now) {
                 router.grace = None;
-                router.stream = Word::Convicts;
+                *(if router.session.is_some() { &mut router.ping } else { &mut router.stream }) = Word::Convicts;
             }
             let first = [router.stream, router.ping].into_iter().filter_map(Word::next).filter(|at| *at <= now).min();
             if router.flapping_until.is_some_and(|until| until <= now && first.is_none_or(|first| until < first)) {
@@ -696,6 +734,17 @@ impl Router {
         self.flapping_until = None;
         self.downs.clear();
         self.losses.clear();
+    }
+
+    /// What was since then is not held against it.
+    fn forgives(&mut self, since: Time) {
+        self.losses.retain(|at| *at < since);
+        self.downs.retain(|at| *at < since);
+        if let Some((_, flapping_until, steady_since)) = self.before.iter().find(|(at, ..)| *at >= since) {
+            self.flapping_until = *flapping_until;
+            self.steady_since = *steady_since;
+        }
+        self.before.retain(|(at, ..)| *at < since);
     }
 
     /// What is known of an older session is known no more.

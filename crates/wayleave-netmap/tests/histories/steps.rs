@@ -18,6 +18,10 @@ pub enum Step {
     Storm(u8, u64),
     EndsAnOldSession(u8),
     FallsSilent(u8),
+    /// It has not been heard for half of the time after which it is silent.
+    Doubted(u8),
+    /// Bits say which are not heard any more, known of one after the other with so many milliseconds between; so many later they are silent.
+    Uplink(u8, u64, u64),
     Answers(u8),
     /// A witness that was asked just now reached it.
     Alive(u8),
@@ -102,7 +106,7 @@ fn step(chance: &mut Chance) -> Step {
     // Who only looks, mostly.
     let witness = [5, 6, 6, node][chance.below(4) as usize];
     let of = (!chance.below(4).is_multiple_of(4)).then_some(elected);
-    match chance.below(154) {
+    match chance.below(158) {
         0..12 => Step::Opens(node),
         12..20 => Step::Loses(router, chance.below(2) == 0),
         20..22 => Step::EndsAnOldSession(node),
@@ -156,6 +160,12 @@ fn step(chance: &mut Chance) -> Step {
         147..148 => Step::TakesBack(elected),
         148..150 => Step::StoreHangs,
         150..153 => Step::StoreAnswers,
+        153..155 => Step::Doubted(router),
+        155..157 => Step::Uplink(
+            chance.below(1 << NODES) as u8,
+            [0, 90, 190, 240][chance.below(4) as usize],
+            chance.below(1000),
+        ),
         _ => Step::Restart,
     }
 }

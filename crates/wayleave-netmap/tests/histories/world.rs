@@ -11,7 +11,9 @@ use wayleave_model::{
     WhenDown, WitnessChoice,
 };
 use wayleave_netmap::{PeerCache, Pieces, Shared};
-use wayleave_routes::{Cause, Group, PathOutcome, PathRound, PrimaryChange, ProbeRound, Role, Seat, Testimony};
+use wayleave_routes::{
+    Cause, Group, Liveness, PathOutcome, PathRound, PrimaryChange, ProbeRound, Role, Seat, Testimony,
+};
 use wayleave_tailnet::{
     ApproveMode, Command, Effect, Ending, Event, Loaded, Loan, LoginToken, NewAuthKey, NewPathCheck, Plan,
     Registration, Report, Settings, Snapshot, Tailnet, Term, Write,
@@ -371,7 +373,8 @@ impl World {
         self.reference.facts.clear();
         for node in self.tailnet.registry().nodes() {
             let expired = node.expires_at.is_some_and(|end| end <= self.now);
-            let mut facts = Facts { drained: node.drained, expired, ..Facts::default() };
+            let advertises = table.rows_of(node.id).any(|row| row.advertised);
+            let mut facts = Facts { drained: node.drained, expired, advertises, ..Facts::default() };
             for (at, prefix) in elected().enumerate() {
                 let Some(row) = table.row_of(node.id, &prefix) else { continue };
                 facts.rows.insert(at, row.advertised);
@@ -436,6 +439,26 @@ impl World {
                 if let (Some(node), Some(session)) = (self.node(*n), self.open.get(n)) {
                     let old = SessionId::new(session.get() - 1);
                     self.tell(Event::SessionEnded(node, old, Ending::Lost(Cause::ConnectionClosed)));
+                }
+            }
+            Step::Doubted(n) => {
+                if let (Some(node), Some(session)) = (self.node(*n), self.open.get(n).copied()) {
+                    self.reference.is_unheard(node.get(), session.get(), now);
+                    self.tell(Event::Evidence(node, Testimony::Doubted(session)));
+                }
+            }
+            Step::Uplink(which, gap, wait) => {
+                let all = || (0..NODES).filter(|n| which & (1 << n) != 0);
+                for n in all() {
+                    self.happens(&Step::Doubted(n));
+                    self.reference_follows();
+                    self.passes(*gap);
+                }
+                self.passes(*wait);
+                for n in all() {
+                    self.happens(&Step::FallsSilent(n));
+                    self.reference_follows();
+                    self.passes(*gap);
                 }
             }
             Step::FallsSilent(n) => {
@@ -621,7 +644,9 @@ impl World {
     fn loses_control(&mut self, n: u8, stream: bool, millis: u64, still: u64) {
         let Some(node) = self.node(n).filter(|_| self.open.contains_key(&n)) else { return };
         // One that was accused before is held only if it was answered for all the while.
-        if self.tailnet.routes().down_cause(node).is_some() || self.tailnet.routes().is_doubted(node) {
+        let table = self.tailnet.routes();
+        let is_grace = |liveness| matches!(liveness, Liveness::Grace { .. });
+        if table.down_cause(node).is_some() || table.is_doubted(node) || table.liveness(node).is_some_and(is_grace) {
             return;
         }
         self.moves.clear();

@@ -1,95 +1,7 @@
 use super::*;
 
-const DEADLINE: Duration = Duration::from_secs(2);
-const LATE: Duration = Duration::from_millis(250);
-
 const fn t(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis)
-}
-
-/// What a watch says that convicts or acquits; that it doubts is told apart.
-fn verdict(watch: &mut PingWatch, seen: Observation, now: Timestamp) -> Option<Silence> {
-    watch.look(seen, now).filter(|silence| *silence != Silence::Doubtful)
-}
-
-fn watch() -> PingWatch {
-    PingWatch::new(DEADLINE, LATE, t(0))
-}
-
-fn seen(at: i64, heard: i64, ping_acked: Option<i64>, unacked: Option<i64>) -> Observation {
-    Observation { due: t(at), heard_at: t(heard), ping_acked_at: ping_acked.map(t), unacked_since: unacked.map(t) }
-}
-
-#[test]
-fn a_frozen_process_whose_kernel_acknowledges_is_convicted_two_seconds_after_the_acknowledgement() {
-    let mut watch = watch();
-    assert_eq!(verdict(&mut watch, seen(2900, 900, Some(1000), None), t(2900)), None);
-    assert_eq!(
-        verdict(&mut watch, seen(3000, 900, Some(1000), None), t(3000)),
-        Some(Silence::Silent(Cause::PingUnanswered))
-    );
-    assert_eq!(verdict(&mut watch, seen(3100, 900, Some(1000), None), t(3100)), None, "told once");
-}
-
-#[test]
-fn a_cut_cable_is_convicted_when_nothing_was_acknowledged_for_two_seconds() {
-    let mut watch = watch();
-    assert_eq!(verdict(&mut watch, seen(2999, 900, None, Some(1000)), t(2999)), None);
-    assert_eq!(
-        verdict(&mut watch, seen(3000, 900, None, Some(1000)), t(3000)),
-        Some(Silence::Silent(Cause::TcpStalled))
-    );
-}
-
-#[test]
-fn a_slow_reader_whose_ping_still_waits_behind_a_map_is_not_dead() {
-    let mut watch = watch();
-    // Acknowledgements go on (unacked_since moves), the PING itself has not been acknowledged.
-    for at in (1000..30_000).step_by(500) {
-        assert_eq!(verdict(&mut watch, seen(at, 0, None, Some(at - 900)), t(at)), None);
-    }
-}
-
-#[test]
-fn anything_heard_from_the_client_counts_as_life() {
-    let mut watch = watch();
-    assert_eq!(verdict(&mut watch, seen(3000, 2500, Some(1000), None), t(3000)), None);
-    assert_eq!(
-        verdict(&mut watch, seen(4500, 2500, Some(1000), None), t(4500)),
-        Some(Silence::Silent(Cause::PingUnanswered))
-    );
-}
-
-#[test]
-fn s30_a_late_look_convicts_nobody_and_restarts_the_count() {
-    let mut watch = watch();
-    assert_eq!(verdict(&mut watch, seen(1100, 900, Some(1000), Some(1000)), t(4100)), None, "three seconds late");
-    assert_eq!(verdict(&mut watch, seen(5000, 900, Some(1000), Some(1000)), t(5000)), None);
-    assert_eq!(
-        verdict(&mut watch, seen(6100, 900, Some(1000), None), t(6100)),
-        Some(Silence::Silent(Cause::PingUnanswered))
-    );
-}
-
-#[test]
-fn an_answer_after_the_conviction_is_recovery() {
-    let mut watch = watch();
-    assert!(verdict(&mut watch, seen(3000, 900, Some(1000), None), t(3000)).is_some());
-    assert!(watch.is_convicted());
-    assert_eq!(verdict(&mut watch, seen(9000, 8990, None, None), t(9000)), Some(Silence::Heard));
-    assert!(!watch.is_convicted());
-}
-
-/// A doubt is told once for each silence, at half of the time that convicts.
-#[test]
-fn half_of_the_time_is_a_doubt_that_is_told_once() {
-    let mut watch = watch();
-    assert_eq!(watch.look(seen(1900, 900, Some(1000), None), t(1900)), None);
-    assert_eq!(watch.look(seen(2000, 900, Some(1000), None), t(2000)), Some(Silence::Doubtful));
-    assert_eq!(watch.look(seen(2100, 900, Some(1000), None), t(2100)), None, "told once");
-    assert_eq!(watch.look(seen(2200, 2150, None, None), t(2200)), None, "heard");
-    assert_eq!(watch.look(seen(4200, 2150, None, Some(3100)), t(4200)), Some(Silence::Doubtful));
-    assert!(matches!(watch.look(seen(5100, 2150, None, Some(3100)), t(5100)), Some(Silence::Silent(_))));
 }
 
 fn s(number: u64) -> SessionId {
@@ -118,6 +30,8 @@ enum Happens {
     RoundTied,
     RoundUnknown,
     Grace,
+    Excused,
+    ExcusedOlder,
     TimeOver,
 }
 
@@ -156,6 +70,7 @@ fn state_named(name: &str) -> Health {
             health.lost(s(5), Cause::ConnectionClosed, t(9_000), &settings);
             assert!(health.give_grace(t(10_000)).is_some());
         }
+        "excused" => assert!(health.excuse_silence(s(5), t(10_000)).is_some()),
         other => panic!("no state {other}"),
     }
     assert_eq!(name_of(&health), name);
@@ -170,6 +85,7 @@ fn name_of(health: &Health) -> &'static str {
     match health.liveness() {
         Liveness::Down { cause: Cause::NotSeen, .. } => "unseen",
         Liveness::Down { cause, .. } => cause.kind().word(),
+        Liveness::Grace { .. } if health.session().is_some() => "excused",
         Liveness::Grace { .. } => "grace",
         Liveness::Doubted { .. } if health.session().is_some() => "held",
         Liveness::Doubted { .. } => "lost",
@@ -181,31 +97,33 @@ fn name_of(health: &Health) -> &'static str {
 #[test]
 fn every_transition_of_a_node() {
     use Happens::*;
-    let states = ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"];
+    let states = ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"];
     // One column for each state, in that order. A single miss or silent round convicts nobody: `up` stays up.
-    let table: [(Happens, [&str; 9]); 20] = [
-        (Opens, ["up", "up", "up", "up", "up", "up", "up", "probe", "up"]),
+    let table: [(Happens, [&str; 10]); 22] = [
+        (Opens, ["up", "up", "up", "up", "up", "up", "up", "probe", "up", "up"]),
         // Without a session any other is newer; with one, an older changes nothing.
-        (OpensOlder, ["up", "up", "up", "up", "held", "ping", "echo", "probe", "up"]),
-        (IsLost, ["unseen", "lost", "lost", "stream", "lost", "ping", "echo", "probe", "grace"]),
-        (IsLostOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (IsSilent, ["unseen", "ping", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (IsSilentOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (Answers, ["unseen", "up", "lost", "stream", "up", "up", "echo", "probe", "grace"]),
-        (AnswersOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (EchoMissed, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (EchoMissedLate, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (EchoMissedOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (EchoAnswered, ["unseen", "up", "lost", "stream", "held", "ping", "up", "probe", "grace"]),
-        (RoundSilent, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (RoundSilentLate, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (RoundOfOtherSession, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
-        (RoundAnswered, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "up", "grace"]),
-        (RoundTied, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "up", "grace"]),
-        (RoundUnknown, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace"]),
+        (OpensOlder, ["up", "up", "up", "up", "held", "ping", "echo", "probe", "up", "excused"]),
+        (IsLost, ["unseen", "lost", "lost", "stream", "lost", "ping", "echo", "probe", "grace", "grace"]),
+        (IsLostOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (IsSilent, ["unseen", "ping", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (IsSilentOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (Answers, ["unseen", "up", "lost", "stream", "up", "up", "echo", "probe", "grace", "up"]),
+        (AnswersOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (EchoMissed, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (EchoMissedLate, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (EchoMissedOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (EchoAnswered, ["unseen", "up", "lost", "stream", "held", "ping", "up", "probe", "grace", "excused"]),
+        (RoundSilent, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (RoundSilentLate, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (RoundOfOtherSession, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (RoundAnswered, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "up", "grace", "excused"]),
+        (RoundTied, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "up", "grace", "excused"]),
+        (RoundUnknown, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
         // Who has a session needs no grace.
-        (Grace, ["grace", "up", "grace", "grace", "held", "ping", "echo", "probe", "grace"]),
-        (TimeOver, ["unseen", "up", "stream", "stream", "held", "ping", "echo", "probe", "stream"]),
+        (Grace, ["grace", "up", "grace", "grace", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (Excused, ["unseen", "excused", "lost", "stream", "excused", "excused", "echo", "probe", "grace", "excused"]),
+        (ExcusedOlder, ["unseen", "up", "lost", "stream", "held", "ping", "echo", "probe", "grace", "excused"]),
+        (TimeOver, ["unseen", "up", "stream", "stream", "held", "ping", "echo", "probe", "stream", "ping"]),
     ];
     for (happens, becomes) in table {
         for (state, expected) in states.into_iter().zip(becomes) {
@@ -247,6 +165,8 @@ fn apply(health: &mut Health, happens: Happens) {
         Happens::RoundTied => ignore(health.probed(round(own, 10_000, 1, 1), now, judging)),
         Happens::RoundUnknown => ignore(health.probed(round(own, 10_000, 0, 0), now, judging)),
         Happens::Grace => ignore(health.give_grace(t(40_000))),
+        Happens::Excused => ignore(health.excuse_silence(s(5), t(40_000))),
+        Happens::ExcusedOlder => ignore(health.excuse_silence(s(4), t(40_000))),
         Happens::TimeOver => ignore(health.time_over(now, judging)),
     }
 }

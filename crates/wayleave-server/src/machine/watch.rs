@@ -139,7 +139,7 @@ impl Watch {
                 outstanding.acked_at.get_or_insert(self.sent_at);
             }
             seen.ping_acked_at = outstanding.acked_at;
-        } else if self.judge.is_convicted() {
+        } else if self.judge.is_unheard() {
             // The answer itself is the sign of life.
             seen.heard_at = now;
         }

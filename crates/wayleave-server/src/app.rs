@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use wayleave_derp::Relay;
+use wayleave_model::Timestamp;
 use wayleave_netmap::{Fan, PeerCache, Pieces, Shared};
 use wayleave_store::{OpenError, Store};
 use wayleave_tailnet::{Effect, Event, LoginToken};
@@ -42,6 +43,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// are also done sooner, and keep those waiting less who have theirs and are told what moved.
 const TURNS: usize = 64;
 
+/// How often it is told that somebody waits for a turn, while somebody does.
+const BUSY_EVERY: Duration = Duration::from_secs(1);
+
 /// How often that is forgotten which was made of nodes as they are no more.
 const SETTLE_EVERY: Duration = Duration::from_secs(10);
 
@@ -68,6 +72,8 @@ pub(crate) struct App {
     pub(crate) held_logins: Semaphore,
     /// Who may be sent a full map now; the others wait, and theirs is made when their turn comes.
     pub(crate) turns: Semaphore,
+    /// When it was last told that somebody waits for a turn.
+    busy_at: Mutex<Option<Timestamp>>,
     pub(crate) slow_hashes: SlowHashes,
     shared: watch::Sender<Arc<Shared>>,
     /// Why the policy file was not taken in, when that was tried last.
@@ -93,6 +99,24 @@ impl App {
         let fault = done.as_ref().err().map(|error| crate::words(error));
         *self.policy_fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
         done
+    }
+
+    /// Waits for a turn to be sent a full map. While others wait too the tailnet is told that clients wait for the server.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(turn) = self.turns.try_acquire() {
+            return Some(turn);
+        }
+        let now = self.control.clock().now();
+        let tells = {
+            let mut busy_at = self.busy_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let tells = busy_at.is_none_or(|at| now.since(at) >= BUSY_EVERY);
+            *busy_at = if tells { Some(now) } else { *busy_at };
+            tells
+        };
+        if tells {
+            self.control.event(Event::Busy).await;
+        }
+        self.turns.acquire().await.ok()
     }
 
     /// What all viewers share, as it is now.
@@ -273,6 +297,7 @@ impl Server {
             newcomers: Arc::new(Semaphore::new(options.limits.unauthenticated)),
             held_logins: Semaphore::new(options.limits.held_logins),
             turns: Semaphore::new(TURNS),
+            busy_at: Mutex::default(),
             slow_hashes: SlowHashes::default(),
             shared: watch::Sender::new(shared),
             policy_fault: Mutex::new(policy_fault),

@@ -13,7 +13,7 @@ use wayleave_routes::{
 use crate::command::Command;
 use crate::enrolment::wanted_name;
 use crate::history::{HistoryEntry, HistoryEvent};
-use crate::liveness::{Due as PresenceDue, Ended, Ending, Loss};
+use crate::liveness::{Due as PresenceDue, Ended, Ending, Loss, Offline};
 use crate::snapshot::NodeView;
 use crate::tailnet::{Due, Effect, Event, Loaded, Report, Tailnet};
 
@@ -42,6 +42,7 @@ impl Tailnet {
             Event::Reported(node, report) => self.reported(node, *report, now, &mut out),
             Event::Lend(loan) => self.lend(loan, now),
             Event::TakeBack(prefix) => self.take_back(&prefix),
+            Event::Busy => self.liveness.busy(now),
             Event::Guarded(guarded) => {
                 self.guarded = guarded;
                 self.guards_changed(now, &mut out);
@@ -67,11 +68,7 @@ impl Tailnet {
         self.route_effects(effects, now, &mut out);
         while let Some(due) = self.liveness.pop_due(now) {
             match due {
-                PresenceDue::Offline(node) => {
-                    if self.liveness.show_offline(node) {
-                        self.touched.insert(node);
-                    }
-                }
+                PresenceDue::Offline(node) => self.show_offline(node, now, &mut out),
                 PresenceDue::Ephemeral(node) => out.push(Effect::Propose(Command::DeleteEphemeral { node })),
             }
         }
@@ -133,6 +130,18 @@ impl Tailnet {
         let all: Vec<NodeId> = self.registry.nodes().map(|node| node.id).collect();
         all.into_iter().for_each(|id| self.await_key_warning(id, now, true));
         self.load_standings();
+    }
+
+    fn show_offline(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {
+        let Some(Offline { not_since }) = self.liveness.show_offline(node, now, &self.settings) else { return };
+        self.touched.insert(node);
+        // One that was online when the server stopped, and has not come back: the next start need not wait for it.
+        if let Some(row) = self.registry.node_mut(node)
+            && row.last_seen.is_none()
+        {
+            row.last_seen = not_since;
+            out.push(Effect::NodeRow(node));
+        }
     }
 
     fn session_opened(&mut self, node: NodeId, session: SessionId, now: Timestamp, out: &mut Vec<Effect>) {

@@ -1,10 +1,11 @@
 //! Sessions: which is the newest of a node, whether it is shown as online, when an ephemeral node is due, and whether so many are
 //! lost at once that it is the server's own side.
 //!
-//! Being shown as online is cosmetic and has a grace of 10 s. Whether a node may carry a route is the route table's business,
+//! Being shown as online is cosmetic and has a grace of 10 s, which begins anew where the server is too busy to accept those who come. Whether a node may carry a route is the route table's business,
 //! which is told of each session from here, the newest only.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use wayleave_model::{NodeId, SessionId, Timers, Timestamp};
 use wayleave_routes::Cause;
@@ -25,6 +26,8 @@ struct Presence {
     /// The newest session, while it is open.
     session: Option<SessionId>,
     online: bool,
+    /// It was online when the server stopped, which started then, and it has not come since.
+    awaited_since: Option<Timestamp>,
 }
 
 /// The deadlines that belong to presence.
@@ -43,7 +46,19 @@ pub(crate) struct Liveness {
     open: usize,
     losses: Losses,
     due: Timers<Due>,
+    /// When clients were last known to wait for the server.
+    busy_at: Option<Timestamp>,
 }
+
+/// A node is shown as offline from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offline {
+    /// It has not been seen since the server started, which was then.
+    pub(crate) not_since: Option<Timestamp>,
+}
+
+/// So long after it was told that clients wait for the server, they are taken to wait still.
+const BUSY: Duration = Duration::from_secs(2);
 
 /// What the end of a session came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,8 +172,7 @@ impl Liveness {
             self.open += 1;
             self.losses.opened(node);
         }
-        presence.session = Some(session);
-        presence.online = true;
+        *presence = Presence { session: Some(session), online: true, awaited_since: None };
         self.due.stop(&Due::Offline(node));
         self.due.stop(&Due::Ephemeral(node));
         true
@@ -189,7 +203,7 @@ impl Liveness {
 
     /// After a start: a node that was online when the server stopped is still shown so for a while.
     pub(crate) fn was_online(&mut self, node: NodeId, now: Timestamp, settings: &Settings) {
-        self.nodes.entry(node).or_default().online = true;
+        *self.nodes.entry(node).or_default() = Presence { session: None, online: true, awaited_since: Some(now) };
         self.due.set(Due::Offline(node), now + settings.offline_after);
     }
 
@@ -197,12 +211,21 @@ impl Liveness {
         self.due.set(Due::Ephemeral(node), at);
     }
 
-    /// Returns whether it was shown as online until then.
-    pub(crate) fn show_offline(&mut self, node: NodeId) -> bool {
-        self.nodes
-            .get_mut(&node)
-            .filter(|presence| presence.session.is_none())
-            .is_some_and(|presence| std::mem::replace(&mut presence.online, false))
+    /// Clients wait for the server.
+    pub(crate) const fn busy(&mut self, now: Timestamp) {
+        self.busy_at = Some(now);
+    }
+
+    /// The grace of a node is over. `None`: it was shown as offline before, or has a session; or it may be among those that wait for the
+    /// server, and its grace begins anew.
+    pub(crate) fn show_offline(&mut self, node: NodeId, now: Timestamp, settings: &Settings) -> Option<Offline> {
+        let presence = self.nodes.get_mut(&node).filter(|presence| presence.session.is_none() && presence.online)?;
+        if self.busy_at.is_some_and(|at| now.since(at) < BUSY) {
+            self.due.set(Due::Offline(node), now + settings.offline_after);
+            return None;
+        }
+        presence.online = false;
+        Some(Offline { not_since: presence.awaited_since.take() })
     }
 
     pub(crate) fn removed(&mut self, node: NodeId) {
@@ -250,8 +273,26 @@ mod tests {
             assert!(!liveness.has_session(node));
             assert_eq!(liveness.open_sessions(), 0);
             assert!(liveness.is_online(node), "until the grace is over");
-            assert!(liveness.show_offline(node));
+            let over = Timestamp::from_millis(10_000);
+            assert_eq!(liveness.show_offline(node, over, &settings), Some(Offline { not_since: None }));
+            assert_eq!(liveness.show_offline(node, over, &settings), None, "it is already");
         }
+    }
+
+    #[test]
+    fn nobody_is_shown_as_offline_who_may_be_waiting_for_a_busy_server() {
+        let (node, settings, t) = (NodeId::new(1), Settings::default(), Timestamp::from_millis);
+        let mut liveness = Liveness::default();
+        liveness.was_online(node, t(0), &settings);
+        liveness.busy(t(8_500));
+        let due = |liveness: &mut Liveness, at| (liveness.next_deadline(), liveness.pop_due(t(at)));
+        assert_eq!(due(&mut liveness, 10_000), (Some(t(10_000)), Some(Due::Offline(node))));
+        assert_eq!(liveness.show_offline(node, t(10_000), &settings), None);
+        assert!(liveness.is_online(node));
+        assert_eq!(due(&mut liveness, 20_000), (Some(t(20_000)), Some(Due::Offline(node))), "the grace begins anew");
+        let offline = liveness.show_offline(node, t(20_000), &settings);
+        assert_eq!(offline, Some(Offline { not_since: Some(t(0)) }), "it has not come since the start");
+        assert!(!liveness.is_online(node));
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub enum Event {
     Lend(Loan),
     /// The loan that serves the check of this prefix has done its work.
     TakeBack(Prefix),
+    /// Clients that have come wait for the server at this moment; told again, each second or so, while it is so.
+    Busy,
     /// These are the addresses that clients need to reach before they reach anything else.
     Guarded(BTreeMap<IpAddr, Guarded>),
 }

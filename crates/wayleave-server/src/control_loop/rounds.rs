@@ -154,7 +154,8 @@ pub(super) const fn is_pressing(event: &Event) -> bool {
         | Event::Silent(..)
         | Event::Answered(..)
         | Event::Evidence(..)
-        | Event::Reported(..) => false,
+        | Event::Reported(..)
+        | Event::Busy => false,
         Event::Lend(_) | Event::TakeBack(_) | Event::Guarded(_) => true,
     }
 }

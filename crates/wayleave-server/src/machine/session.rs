@@ -159,7 +159,7 @@ impl Session<'_> {
                 Some(_) => None,
                 // It may be gone before its turn comes.
                 None => tokio::select! {
-                    turn = self.app.turns.acquire() => turn.ok(),
+                    turn = self.app.turn() => turn,
                     reset = std::future::poll_fn(|cx| self.stream.poll_reset(cx)) => {
                         return End::Lost(cause_of_reset(reset.is_ok()));
                     }

@@ -144,7 +144,7 @@ pub const KEYS: &[Key] = &[
         "nodes.offline_after",
         Kind::Duration,
         "10s",
-        "How long after its session was lost a node is still shown as online. Routes do not wait for it.",
+        "How long after its session was lost a node is still shown as online; not while clients wait for a busy server. Routes do not wait for it.",
     ),
     key(
         "nodes.key_expiry",
@@ -257,7 +257,7 @@ pub const KEYS: &[Key] = &[
         "routes.common_loss_sessions",
         Kind::Number,
         "8",
-        "So many sessions lost within `routes.common_loss_window`, if they are more than half of all, are the server's own side.",
+        "So many sessions lost within `routes.common_loss_window`, if they are more than half of all, are the server's own side; so many routers that fall silent at once, too.",
     ),
     key("routes.common_loss_window", Kind::Duration, "1s", "See `routes.common_loss_sessions`."),
     key(

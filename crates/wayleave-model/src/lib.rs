@@ -27,7 +27,9 @@ pub mod via6;
 pub use id::{ApiKeyId, AuthKeyId, NodeId, RouteId, SessionId, UserId};
 pub use key::{DiscoKey, KeyError, MachineKey, NodeKey};
 pub use name::{GivenName, NameError, sanitize_label};
-pub use node::{Addresses, Endpoint, EndpointKind, Hostinfo, NetInfo, Node, Owner, RegisterMethod, Service, Vantage};
+pub use node::{
+    Addresses, Endpoint, EndpointKind, Hostinfo, NetInfo, Node, Owner, Place, RegisterMethod, Service, Vantage,
+};
 pub use path_check::{PathCheck, WitnessChoice};
 pub use prefix::{InvalidReason, Prefix, PrefixError, PrefixKind, TAILNET_V4, TAILNET_V6, VIA6};
 pub use prefix_settings::{

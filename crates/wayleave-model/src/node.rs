@@ -54,13 +54,31 @@ pub struct Node {
 /// so that no measurement by itself moves a viewer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vantage {
-    /// Its home relay region. 0: none yet.
-    pub region: u32,
-    /// Round trips to relay regions, in microseconds, as it had measured them then.
-    pub latency: BTreeMap<u32, u64>,
+    /// Where its home has been stable.
+    pub place: Place,
+    /// Where it was when its home settled elsewhere while a prefix was frozen, or (`None`) all were: the place that counts for what is frozen,
+    /// until it is frozen no more.
+    pub held: BTreeMap<Option<Prefix>, Place>,
 }
 
 impl Vantage {
+    /// The place that counts for a prefix.
+    pub fn towards(&self, prefix: &Prefix) -> &Place {
+        let held = || self.held.get(&Some(*prefix)).or_else(|| self.held.get(&None));
+        if self.held.is_empty() { &self.place } else { held().unwrap_or(&self.place) }
+    }
+}
+
+/// A place among relay regions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The home relay region. 0: none yet.
+    pub region: u32,
+    /// Round trips to relay regions, in microseconds, as they had been measured then.
+    pub latency: BTreeMap<u32, u64>,
+}
+
+impl Place {
     /// What a node reports, as a place to choose from. Of several ways to one region the shortest counts.
     pub fn reported(home: u32, net_info: Option<&NetInfo>) -> Self {
         let mut latency: BTreeMap<u32, u64> = BTreeMap::new();

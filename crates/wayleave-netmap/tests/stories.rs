@@ -7,8 +7,8 @@
 //! tag NAME TAG...                   NAME advertises P...          approve|disable NAME P...
 //! policy TEXT                       lose|open|silent|answer|expire|renew|delete NAME
 //! wait DURATION                     prefer NAME P N               move P NAME
-//! freeze P DURATION | unfreeze P    drain|undrain NAME            set P WORD VALUE
-//! repeat N ... end                  restart
+//! freeze P|all DURATION | unfreeze P    drain|undrain NAME        set P WORD VALUE
+//! repeat N ... end                  restart                       home NAME REGION (900 before)
 //! old-end|old-silent|old-answer NAME                      what is told of the session before the newest
 //! echo NAME answered|missed [late]  probe NAME answered|silent [late]     late: 3 s after it was due
 //! > P on NAME[: REASON]             > P on nobody
@@ -43,6 +43,8 @@ struct Story {
     now: Timestamp,
     names: BTreeMap<String, NodeId>,
     sessions: BTreeMap<String, SessionId>,
+    /// Home relay regions of those that have another than all others.
+    homes: BTreeMap<String, u32>,
     next: u64,
     /// Moves that no line has told yet.
     moves: Vec<PrimaryChange>,
@@ -71,8 +73,15 @@ impl Story {
     fn new() -> Self {
         let now = Timestamp::from_millis(1_000_000_000);
         let tailnet = Tailnet::new(Settings::default(), Loaded::default(), now).unwrap();
-        let mut story =
-            Self { tailnet, now, names: BTreeMap::new(), sessions: BTreeMap::new(), next: 0, moves: Vec::new() };
+        let mut story = Self {
+            tailnet,
+            now,
+            names: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            next: 0,
+            moves: Vec::new(),
+        };
         story.ask(Command::CreateUser { name: "anna".into(), display_name: String::new(), email: None, role: None });
         story.ask(Command::CreateAuthKey(NewAuthKey {
             user: Some(UserId::new(1)),
@@ -170,7 +179,8 @@ impl Story {
     }
 
     fn reports(&mut self, name: &str, node: NodeId, routable_ips: BTreeSet<Prefix>) {
-        let net_info = Some(NetInfo { preferred_derp: 900, ..NetInfo::default() });
+        let preferred_derp = self.homes.get(name).copied().unwrap_or(900);
+        let net_info = Some(NetInfo { preferred_derp, ..NetInfo::default() });
         let hostinfo = Hostinfo { hostname: name.to_owned(), routable_ips, net_info, ..Hostinfo::default() };
         let endpoint = Endpoint { address: ([192, 0, 2, 1], 1).into(), kind: EndpointKind::Stun };
         let disco_key = Some(DiscoKey::from_bytes([7; 32]));
@@ -193,6 +203,12 @@ impl Story {
             [name, "advertises", ref routes @ ..] => {
                 let node = self.node(place, name);
                 self.reports(name, node, prefixes(routes));
+            }
+            ["home", name, region] => {
+                let node = self.node(place, name);
+                self.homes.insert(name.to_owned(), region.parse().unwrap());
+                let routes = self.tailnet.registry().node(node).unwrap().hostinfo.routable_ips.clone();
+                self.reports(name, node, routes);
             }
             ["approve", name, ref routes @ ..] => {
                 let node = self.node(place, name);
@@ -253,8 +269,8 @@ impl Story {
                 self.ask(Command::MovePrimary { prefix: prefix.parse().unwrap(), to: self.node(place, name), by });
             }
             ["freeze", prefix, time] => {
-                let lifetime = duration::parse(time).unwrap();
-                self.ask(Command::Freeze { prefix: Some(prefix.parse().unwrap()), lifetime, by });
+                let prefix = (prefix != "all").then(|| prefix.parse().unwrap());
+                self.ask(Command::Freeze { prefix, lifetime: duration::parse(time).unwrap(), by });
             }
             ["unfreeze", prefix] => self.ask(Command::Unfreeze { prefix: Some(prefix.parse().unwrap()), by }),
             ["drain", name] => self.ask(Command::DrainNode { node: self.node(place, name), by }),

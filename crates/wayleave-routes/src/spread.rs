@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use wayleave_model::{Failback, NodeId, Prefix, Spread, Timestamp, Vantage};
+use wayleave_model::{Failback, NodeId, Place, Prefix, Spread, Timestamp};
 
 use crate::election::{Candidate, Presence, Rank, Terms};
 
@@ -108,6 +108,8 @@ pub enum ChosenBecause {
     NothingMeasured,
     /// A hash of viewer and prefix.
     Balanced,
+    /// It was that when the prefix was frozen; a home that has settled since would have another.
+    Frozen,
 }
 
 impl fmt::Display for ChosenBecause {
@@ -124,12 +126,13 @@ impl fmt::Display for ChosenBecause {
                 f.write_str("primary, since the viewer has measured the way to no router's region")
             }
             Self::Balanced => f.write_str("balanced"),
+            Self::Frozen => f.write_str("frozen, as it was before a home moved"),
         }
     }
 }
 
 /// Whom a viewer uses for a prefix.
-pub fn choose(field: &Field, prefix: &Prefix, viewer: NodeId, place: &Vantage) -> Choice {
+pub fn choose(field: &Field, prefix: &Prefix, viewer: NodeId, place: &Place) -> Choice {
     let primary = |because| Choice { node: field.primary, because };
     if field.spread == Spread::Single {
         return primary(ChosenBecause::Primary);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use wayleave_model::{Endpoint, EndpointKind, Hostinfo, NetInfo, Prefix, Service, Tag, Vantage};
+use wayleave_model::{Endpoint, EndpointKind, Hostinfo, NetInfo, Place, Prefix, Service, Tag, Vantage};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -57,17 +57,29 @@ pub(crate) struct EndpointJson {
 pub(crate) struct VantageJson {
     region: u32,
     latency: BTreeMap<u32, u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    held: Vec<HeldJson>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HeldJson {
+    /// `None`: all prefixes.
+    prefix: Option<Prefix>,
+    region: u32,
+    latency: BTreeMap<u32, u64>,
 }
 
 impl VantageJson {
     pub(crate) fn from_model(vantage: &Vantage) -> Self {
-        let Vantage { region, latency } = vantage.clone();
-        Self { region, latency }
+        let Vantage { place: Place { region, latency }, held } = vantage.clone();
+        let held = held.into_iter().map(|(prefix, Place { region, latency })| HeldJson { prefix, region, latency });
+        Self { region, latency, held: held.collect() }
     }
 
     pub(crate) fn into_model(self) -> Vantage {
-        let Self { region, latency } = self;
-        Vantage { region, latency }
+        let Self { region, latency, held } = self;
+        let held = held.into_iter().map(|HeldJson { prefix, region, latency }| (prefix, Place { region, latency }));
+        Vantage { place: Place { region, latency }, held: held.collect() }
     }
 }
 
@@ -200,5 +212,21 @@ impl EndpointJson {
             _ => EndpointKind::Unknown,
         };
         Endpoint { address: self.address, kind }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_is_held_reads_as_it_was_written_and_older_rows_hold_none() {
+        let place = |region| Place { region, latency: [(region, 1500)].into() };
+        let prefix: Prefix = "10.1.0.0/16".parse().unwrap();
+        let vantage = Vantage { place: place(901), held: [(None, place(900)), (Some(prefix), place(902))].into() };
+        let text = serde_json::to_string(&VantageJson::from_model(&vantage)).unwrap();
+        assert_eq!(serde_json::from_str::<VantageJson>(&text).unwrap().into_model(), vantage);
+        let older: VantageJson = serde_json::from_str(r#"{"region":901,"latency":{"901":1500}}"#).unwrap();
+        assert_eq!(older.into_model(), Vantage { place: place(901), ..Vantage::default() });
     }
 }

@@ -23,7 +23,10 @@ impl Tailnet {
         let mut out = Vec::new();
         match event {
             Event::Committed(committed) => self.committed(*committed, now, &mut out),
-            Event::Started => self.route_input(Input::Started, now, &mut out),
+            Event::Started => {
+                self.route_input(Input::Started, now, &mut out);
+                self.look_at_holds(now, &mut out);
+            }
             Event::SessionOpened(node, session) => self.session_opened(node, session, now, &mut out),
             Event::SessionEnded(node, session, ending) => self.session_ended(node, session, ending, now, &mut out),
             Event::Silent(node, session, cause) => self.silent(node, session, cause, now, &mut out),
@@ -76,7 +79,8 @@ impl Tailnet {
             match due {
                 Due::KeyExpires(node) => self.facts_changed(node, now, &mut out),
                 Due::KeyWarning(node) => self.key_warning(node, now, &mut out),
-                Due::HomeStable(node) => self.home_stable(node, &mut out),
+                Due::HomeStable(node) => self.home_stable(node, now, &mut out),
+                Due::Thaw => self.look_at_holds(now, &mut out),
                 Due::Logins => self.forget_old_logins(now),
                 Due::LoanEnds(prefix) => self.take_back(&prefix),
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wayleave_model::{Node, NodeId, Prefix, Spread};
-use wayleave_routes::spread::{self, Carrier, Choice, Field};
+use wayleave_routes::spread::{self, Carrier, Choice, ChosenBecause, Field};
 use wayleave_routes::{Group, Seat};
 
 use crate::tailnet::Tailnet;
@@ -51,7 +51,14 @@ impl Choices {
 impl Offer {
     /// Whom a viewer uses.
     pub fn choose(&self, prefix: &Prefix, viewer: &Node) -> Choice {
-        spread::choose(&self.field, prefix, viewer.id, &viewer.vantage)
+        let from = |place| spread::choose(&self.field, prefix, viewer.id, place);
+        let (held, place) = (viewer.vantage.towards(prefix), &viewer.vantage.place);
+        let usual = from(place);
+        if std::ptr::eq(held, place) {
+            return usual;
+        }
+        let choice = from(held);
+        if choice.node == usual.node { usual } else { Choice { because: ChosenBecause::Frozen, ..choice } }
     }
 }
 
@@ -77,7 +84,7 @@ impl Tailnet {
     fn offer(&self, prefix: &Prefix, spread: Spread, seat: &Seat) -> Offer {
         let carrier = |node: &NodeId| Carrier {
             node: *node,
-            region: self.registry.node(*node).map_or(0, |node| node.vantage.region),
+            region: self.registry.node(*node).map_or(0, |node| node.vantage.towards(prefix).region),
             priority: self.routes.row_of(*node, prefix).map_or(0, |row| row.priority),
         };
         let field = Field { spread, primary: seat.node, carriers: seat.carriers.iter().map(carrier).collect() };

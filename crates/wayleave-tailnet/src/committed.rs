@@ -59,6 +59,7 @@ impl Tailnet {
                 Write::Prefix(row) => {
                     self.route_input(Input::Overrides(row), now, out);
                     self.look_at_homes();
+                    self.look_at_holds(now, out);
                 }
                 Write::Moved { prefix, to, by, at: _ } => moves.push((prefix, to, by)),
                 Write::Site(change) => sites.push(change),

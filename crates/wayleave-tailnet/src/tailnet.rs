@@ -178,6 +178,8 @@ pub(crate) enum Due {
     KeyWarning(NodeId),
     /// A home region has been stable for long enough.
     HomeStable(NodeId),
+    /// A freeze is over: homes that settled meanwhile count.
+    Thaw,
     /// Logins that nobody answered are forgotten.
     Logins,
     /// The loan that serves the check of this prefix is over.

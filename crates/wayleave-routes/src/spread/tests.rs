@@ -76,7 +76,7 @@ fn by_region_every_steady_router_shares_and_frozen_nobody_joins_or_leaves() {
 fn a_viewer_uses_the_router_of_its_home_region_before_priority_else_the_nearest() {
     let field = by_region(vec![carrier(1, 900, 9), carrier(2, 901, 0), carrier(3, 902, 0), carrier(4, 901, 5)]);
     let at = |region, latency: &[(u32, u64)]| {
-        let place = Vantage { region, latency: latency.iter().copied().collect() };
+        let place = Place { region, latency: latency.iter().copied().collect() };
         choose(&field, &prefix(), NodeId::new(77), &place)
     };
     let chose = |node, because| Choice { node: NodeId::new(node), because };
@@ -92,7 +92,7 @@ fn a_viewer_uses_the_router_of_its_home_region_before_priority_else_the_nearest(
 fn without_a_steady_router_everybody_uses_the_primary() {
     for spread in [Spread::Region, Spread::Balance] {
         let field = Field { spread, primary: NodeId::new(1), carriers: Vec::new() };
-        let place = Vantage { region: 900, latency: BTreeMap::new() };
+        let place = Place { region: 900, latency: BTreeMap::new() };
         let choice = choose(&field, &prefix(), NodeId::new(7), &place);
         assert_eq!(choice, Choice { node: NodeId::new(1), because: ChosenBecause::NobodySteady });
     }
@@ -106,7 +106,7 @@ fn balance_shares_evenly_among_the_highest_priority_and_one_that_goes_moves_only
         carriers: nodes.iter().map(|n| carrier(*n, 0, if *n == 9 { -1 } else { 0 })).collect(),
     };
     let of = |field: &Field| -> Vec<u64> {
-        let place = Vantage::default();
+        let place = Place::default();
         (100..1100).map(|v| choose(field, &prefix(), NodeId::new(v), &place).node.get()).collect()
     };
     let (three, two) = (of(&field(&[1, 2, 3, 9])), of(&field(&[1, 3, 9])));

@@ -208,6 +208,36 @@ async fn a_webhook_is_told_of_each_kind_of_event() {
 }
 
 #[tokio::test]
+async fn a_prefix_that_had_no_candidate_when_the_server_stopped_is_restored_when_it_has_one() {
+    let mut server = TestServer::start().await.unwrap();
+    let user = server.user("anna").await.unwrap();
+    let key = server.key(user, |_| {}).await.unwrap();
+    let ((client, map), node) = router(&server, &key, "r1", &[P]).await;
+    approve(&server, node, P).await;
+    let prefixes = BTreeSet::from([P.parse().unwrap()]);
+    server.control().unwrap().command(Command::DisableRoutes { node, prefixes, by: Approver::Cli }).await.unwrap();
+    drop(map);
+    server.restart().await.unwrap();
+    let back = client.again().await.unwrap();
+    let _map = back.stream().await.unwrap();
+    back.report("r1", &[P]).await.unwrap();
+    approve(&server, node, P).await;
+    let api = Api::of(&server).await;
+    let path = format!("/api/v2/routes/history?prefix={P}&limit=50");
+    let mut told = Vec::new();
+    for _ in 0..100 {
+        let (_, history) = api.ask(Method::GET, &path, Value::Null).await;
+        let words = history.as_array().unwrap().iter().map(|line| line["event"].as_str().unwrap().to_owned());
+        told = words.filter(|word| word.starts_with("prefix ")).collect();
+        if told.len() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(told, ["prefix restored", "prefix down"], "the newest first");
+}
+
+#[tokio::test]
 async fn a_webhook_is_told_of_what_it_asked_for_and_a_call_in_vain_is_given_up() {
     let server = TestServer::start_with(|options| {
         options.webhooks.retry_after = Duration::from_millis(20);

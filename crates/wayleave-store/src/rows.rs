@@ -13,7 +13,7 @@ use wayleave_model::{
     Timestamp, User, UserId,
 };
 
-use wayleave_tailnet::{Imported, PolicyRow, Site, SiteHost};
+use wayleave_tailnet::{Group, Imported, PolicyRow, Site, SiteHost, group_in};
 
 use crate::error::StoreError;
 use crate::json::{EndpointJson, HostinfoJson, VantageJson};
@@ -293,6 +293,12 @@ pub(crate) fn seat_from_row(row: &SqliteRow) -> Result<SeatRow, StoreError> {
             carriers: c.json("carriers")?,
         },
     })
+}
+
+/// What a line of history told to be down.
+pub(crate) fn down_from_row(row: &SqliteRow) -> Result<(Prefix, Option<Group>), StoreError> {
+    let c = Columns::new("history", row)?;
+    Ok((c.parsed("prefix")?, group_in(&c.text("cause")?)))
 }
 
 pub(crate) fn path_check_from_row(row: &SqliteRow) -> Result<PathCheck, StoreError> {

@@ -12,6 +12,19 @@ use wayleave_tailnet::{Loaded, Sequences};
 use crate::error::{OpenError, StoreError};
 use crate::rows::{self, HistoryRow};
 
+/// The lines of history by which prefixes were last told to be down, of the tailnet as a whole and of each group, which is how a cause begins
+/// (`via tag:a: CAUSE`); none of what has been told to be restored since.
+macro_rules! told_down {
+    () => {
+        "SELECT id, prefix, cause FROM (
+             SELECT max(id) AS id, prefix, event, cause FROM history
+             WHERE event IN ('prefix down', 'prefix restored') AND prefix IS NOT NULL
+             GROUP BY prefix,
+                 CASE WHEN cause LIKE 'via tag:%' THEN substr(cause, 1, instr(cause || ': ', ': ') - 1) END
+         ) WHERE event = 'prefix down' ORDER BY id"
+    };
+}
+
 mod backup;
 mod export;
 mod import;
@@ -149,6 +162,7 @@ async fn load(db: &mut SqliteConnection) -> Result<Loaded, StoreError> {
         prefixes: all(db, "SELECT * FROM prefixes ORDER BY prefix", rows::prefix_from_row).await?,
         flaps: all(db, "SELECT * FROM flaps ORDER BY id", rows::flaps_from_row).await?,
         seats: all(db, "SELECT * FROM seats ORDER BY id", rows::seat_from_row).await?,
+        down: all(db, told_down!(), rows::down_from_row).await?,
         sites: all(db, "SELECT * FROM sites ORDER BY id", rows::site_from_row).await?,
         site_hosts: all(db, "SELECT rowid AS id, * FROM site_hosts ORDER BY site, name", rows::site_host_from_row)
             .await?,

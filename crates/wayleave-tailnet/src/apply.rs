@@ -103,6 +103,7 @@ impl Tailnet {
             prefixes: overrides,
             flaps,
             seats,
+            down,
             sites: _,
             site_hosts: _,
             sequences: _,
@@ -133,7 +134,7 @@ impl Tailnet {
         // A warning that fell due while the server was down is given now.
         let all: Vec<NodeId> = self.registry.nodes().map(|node| node.id).collect();
         all.into_iter().for_each(|id| self.await_key_warning(id, now, true));
-        self.load_standings();
+        self.load_standings(down);
     }
 
     fn show_offline(&mut self, node: NodeId, now: Timestamp, out: &mut Vec<Effect>) {

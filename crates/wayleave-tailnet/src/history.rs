@@ -1,8 +1,9 @@
 //! Lines of history: what happened to a route, when, and why.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use wayleave_model::{Approver, NodeId, Prefix, Timestamp};
+use wayleave_model::{Approver, NodeId, Prefix, Tag, Timestamp};
 use wayleave_routes::{Because, Conviction, Group, Verdict};
 
 /// One line of history.
@@ -34,6 +35,22 @@ impl HistoryEntry {
         });
         words.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// The cause of a line, with the group that it is about: `via tag:a,tag:b: CAUSE`.
+pub(crate) fn cause_in(group: Option<&Group>, cause: String) -> String {
+    let Some(group) = group else { return cause };
+    let tags: Vec<String> = group.iter().map(ToString::to_string).collect();
+    let colon = if cause.is_empty() { "" } else { ": " };
+    format!("via {}{colon}{cause}", tags.join(","))
+}
+
+/// The group that the cause of a line names. `None`: it is about the tailnet as a whole.
+pub fn group_in(cause: &str) -> Option<Group> {
+    let named = cause.strip_prefix("via ")?;
+    let tags = named.split_once(": ").map_or(named, |(tags, _)| tags);
+    let tags: Result<BTreeSet<Tag>, _> = tags.split(',').map(str::parse).collect();
+    tags.ok().map(Group::new)
 }
 
 /// What happened.
@@ -177,10 +194,7 @@ impl HistoryEvent {
             Self::FellBack => "every router is down".to_owned(),
             Self::CameBack => "a router is steady".to_owned(),
             Self::PrimaryChanged { because, .. } => because.to_string(),
-            Self::GroupPrimaryChanged { group, because, .. } => {
-                let tags: Vec<String> = group.iter().map(ToString::to_string).collect();
-                format!("via {}: {because}", tags.join(","))
-            }
+            Self::GroupPrimaryChanged { group, because, .. } => cause_in(Some(group), because.to_string()),
             Self::Judged(verdict) => verdict.cause().to_string(),
             Self::KeyExpires(at) => format!("on {at}"),
             Self::RedundancyLost(what)
@@ -195,5 +209,19 @@ impl HistoryEvent {
 impl fmt::Display for HistoryEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_tells_its_group() {
+        let group: Group = BTreeSet::from(["tag:a".parse().unwrap(), "tag:b".parse().unwrap()]).into();
+        for cause in ["", "connection closed", "no candidate: at all"] {
+            assert_eq!(group_in(&cause_in(Some(&group), cause.to_owned())), Some(Group::clone(&group)), "{cause}");
+            assert_eq!(group_in(&cause_in(None, cause.to_owned())), None, "{cause}");
+        }
     }
 }

@@ -46,7 +46,7 @@ pub use collisions::{Collision, Instead, Party};
 pub use command::{ApproveMode, Command, ImportedKey, LoginToken, NewAuthKey, Outcome, Refusal, Registration};
 pub use findings::{Finding, Severity};
 pub use guarded::Guarded;
-pub use history::{HistoryEntry, HistoryEvent};
+pub use history::{HistoryEntry, HistoryEvent, group_in};
 pub use liveness::Ending;
 pub use loans::{Loan, Term};
 pub use path_checks::{NewPathCheck, TargetFault};
@@ -58,5 +58,6 @@ pub use sites::{MAX_SITE, Site, SiteChange, SiteCommand, SiteHost, SitePrefixErr
 pub use snapshot::{NodeView, Snapshot};
 pub use ssh_checks::{Shell, SshCheck, SshCheckKey, SshVerdict};
 pub use tailnet::{Effect, Event, Imported, Loaded, Report, Tailnet};
+pub use wayleave_routes::Group;
 pub use wayleave_routes::spread::{Choice, ChosenBecause};
 pub use what_if::{Assumption, Moved, WhatIf};

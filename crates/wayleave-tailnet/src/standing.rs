@@ -2,8 +2,9 @@
 //! several sites.
 //!
 //! The route table says who carries a prefix; this says what that means to people. It is looked at after everything that was applied, for
-//! those prefixes and nodes that it concerned. What is so when a server starts is no news: what was down when it stopped is down until a
-//! router comes back, and is not told again. Whoever was told that a prefix is down is told when it is up again, however that comes about.
+//! those prefixes and nodes that it concerned. What is so when a server starts is no news: what was told to be down before it stopped is down
+//! until a router comes back, and is not told again. Whoever was told that a prefix is down is told when it is up again, however that comes
+//! about: also where it was down for those who go through a group, and nobody does any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +12,15 @@ use wayleave_model::{NodeId, Prefix, Timestamp};
 use wayleave_routes::{Candidate, Group, Liveness, Rank};
 
 use crate::collisions::Collision;
-use crate::history::{HistoryEntry, HistoryEvent};
+use crate::history::{HistoryEntry, HistoryEvent, cause_in};
 use crate::tailnet::{Effect, Tailnet};
 
 /// How a prefix stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Standing {
     up: bool,
+    /// That it is down was told, and not yet that it is up again.
+    is_told: bool,
     /// The routers that could take over.
     spares: BTreeSet<NodeId>,
 }
@@ -53,16 +56,12 @@ impl Tailnet {
         prefixes.into_iter().for_each(|prefix| self.standings.prefix_touched(prefix));
     }
 
-    /// Takes what is so as known.
-    pub(crate) fn load_standings(&mut self) {
+    /// Takes what is so as known: the collisions, and what was last told to be down.
+    pub(crate) fn load_standings(&mut self, down: Vec<(Prefix, Option<Group>)>) {
         self.standings.collisions = self.collisions().into_iter().map(|collision| collision.prefix).collect();
         self.standings.nodes.clear();
-        let nobody = || Standing { up: false, spares: BTreeSet::new() };
-        let was_lost = |node: NodeId| self.registry.node(node).is_some_and(|node| node.last_seen.is_some());
-        for (prefix, _) in self.routes.seats() {
-            let of_prefix = self.routes.seats_of(prefix).filter(|(_, seat)| was_lost(seat.node));
-            self.standings.known.extend(of_prefix.map(|(group, _)| ((*prefix, group.cloned()), nobody())));
-        }
+        let nobody = || Standing { up: false, is_told: true, spares: BTreeSet::new() };
+        self.standings.known.extend(down.into_iter().map(|key| (key, nobody())));
     }
 
     pub(crate) fn look_at_standings(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
@@ -77,9 +76,12 @@ impl Tailnet {
     /// Looks at the election of the tailnet, and at those of groups. What is so for all is told once.
     fn look_at(&mut self, prefix: Prefix, now: Timestamp, out: &mut Vec<Effect>) {
         let groups: BTreeSet<Group> = self.routes.groups_of(&prefix).cloned().collect();
-        self.standings
-            .known
-            .retain(|(of, group), _| *of != prefix || group.as_ref().is_none_or(|g| groups.contains(g)));
+        let is_over = |(of, group): &(Prefix, Option<Group>)| {
+            *of == prefix && group.as_ref().is_some_and(|group| !groups.contains(group))
+        };
+        self.standings.known.retain(|key, standing| standing.is_told || !is_over(key));
+        let over: Vec<(Prefix, Option<Group>)> =
+            self.standings.known.keys().filter(|key| is_over(key)).cloned().collect();
         let before = out.len();
         let is_up = self.look_at_election(prefix, None, now, out);
         let redundancy = |effect: &Effect| {
@@ -87,6 +89,13 @@ impl Tailnet {
         };
         let is_told = out[before..].iter().any(redundancy);
         // Where nobody carries it for the tailnet, nobody does for a group.
+        for key in over.into_iter().filter(|_| is_up) {
+            self.standings.known.remove(&key);
+            let node = self.routes.seat(&prefix).map(|seat| seat.node);
+            let what = cause_in(key.1.as_ref(), "nobody goes through it any more".to_owned());
+            let entry = HistoryEntry::new(now, Some(prefix), node, HistoryEvent::PrefixRestored(what));
+            out.push(Effect::History(entry));
+        }
         for group in groups.into_iter().filter(|_| is_up) {
             let mut own = Vec::new();
             self.look_at_election(prefix, Some(group), now, &mut own);
@@ -108,21 +117,16 @@ impl Tailnet {
         let key = (prefix, group.clone());
         // One that was lost before a start has not come back because the server waits for it.
         let is_waited_for = |node| matches!(self.routes.liveness(node), Some(Liveness::Grace { .. }));
-        let was_down = self.standings.known.get(&key).is_some_and(|before| !before.up);
+        let before = self.standings.known.get(&key);
+        let was_down = before.is_some_and(|before| !before.up);
         let up = carrier.is_some_and(|carrier| serves(carrier) && !(was_down && is_waited_for(carrier.node)));
         let spares =
             candidates.iter().filter(|other| Some(other.node) != seat && serves(other)).map(|other| other.node);
-        let next = Standing { up, spares: spares.collect() };
+        let is_told = !up && before.is_some_and(|before| before.up || before.is_told);
+        let next = Standing { up, is_told, spares: spares.collect() };
         let had_router = up || !candidates.is_empty();
-        let of = |what: String| match &group {
-            Some(group) => {
-                let tags: Vec<String> = group.iter().map(ToString::to_string).collect();
-                let colon = if what.is_empty() { "" } else { ": " };
-                format!("via {}{colon}{what}", tags.join(","))
-            }
-            None => what,
-        };
-        let Some(before) = self.standings.known.get(&key) else {
+        let of = |what: String| cause_in(group.as_ref(), what);
+        let Some(before) = before else {
             // What has no router yet neither is down nor comes back.
             if had_router {
                 self.standings.known.insert(key, next);
@@ -305,6 +309,7 @@ mod tests {
         let loaded = Loaded {
             nodes: tailnet.registry().nodes().cloned().collect(),
             routes: tailnet.routes().rows().cloned().collect(),
+            down: vec![(prefix(P), None)],
             ..Loaded::default()
         };
         let mut again = Tailnet::new(Settings::default(), loaded, now()).unwrap();
@@ -312,6 +317,57 @@ mod tests {
         assert_eq!(told(again.handle_deadline(now() + Duration::from_secs(31))), [] as [&str; 0]);
         let opened = Event::SessionOpened(NodeId::new(2), SessionId::new(12));
         assert_eq!(told(again.apply(opened, now() + Duration::from_secs(40))), ["prefix restored n2: "]);
+    }
+
+    #[test]
+    fn a_primary_that_was_lost_when_the_server_stopped_and_was_not_told_to_be_down_is_not_restored() {
+        let mut tailnet = tailnet(1);
+        let ending = Ending::Lost(Cause::ConnectionClosed);
+        tailnet.apply(Event::SessionEnded(NodeId::new(1), SessionId::new(1), ending), now());
+        let loaded = Loaded {
+            nodes: tailnet.registry().nodes().cloned().collect(),
+            routes: tailnet.routes().rows().cloned().collect(),
+            ..Loaded::default()
+        };
+        let mut again = Tailnet::new(Settings::default(), loaded.clone(), now()).unwrap();
+        assert_eq!(told(again.apply(Event::Started, now())), [] as [&str; 0]);
+        let opened = Event::SessionOpened(NodeId::new(1), SessionId::new(12));
+        assert_eq!(told(again.apply(opened, now() + Duration::from_secs(1))), [] as [&str; 0]);
+        let mut again = Tailnet::new(Settings::default(), loaded, now()).unwrap();
+        again.apply(Event::Started, now());
+        let down = told(again.handle_deadline(now() + Duration::from_secs(31)));
+        assert_eq!(down, ["prefix down n1: not back in time"], "one that does not come back is told, once");
+    }
+
+    #[test]
+    fn a_group_that_ends_while_its_routers_are_down_is_told_to_be_so_no_more() {
+        let down = || {
+            let mut tailnet = steered();
+            lose(&mut tailnet, 3);
+            lose(&mut tailnet, 2);
+            tailnet
+        };
+        let ask = |tailnet: &mut Tailnet, command| {
+            let plan = tailnet.plan(command, now() + Duration::from_secs(2)).unwrap();
+            let committed = Event::Committed(Box::new(plan.into_committed()));
+            told(tailnet.apply(committed, now() + Duration::from_secs(2)))
+        };
+        let restored = ["prefix restored n1: via tag:two: nobody goes through it any more"];
+        let mut by_policy = down();
+        let set = Command::SetPolicy { text: "{}".to_owned(), replaces: None, by: "cli".to_owned() };
+        assert_eq!(ask(&mut by_policy, set), restored);
+        let mut by_tag = down();
+        // The one who was steered through it.
+        let tag = Command::TagNode { node: NodeId::new(4), tags: ["tag:one".parse().unwrap()].into() };
+        assert_eq!(ask(&mut by_tag, tag.clone()), restored);
+
+        // While nobody carries the prefix for anybody, that is what is said.
+        let mut all = down();
+        assert_eq!(lose(&mut all, 1), ["prefix down n1: connection closed"]);
+        assert_eq!(ask(&mut all, tag), [] as [&str; 0]);
+        let opened = Event::SessionOpened(NodeId::new(1), SessionId::new(12));
+        let both = ["prefix restored n1: ", restored[0]];
+        assert_eq!(told(all.apply(opened, now() + Duration::from_secs(3))), both);
     }
 
     #[test]

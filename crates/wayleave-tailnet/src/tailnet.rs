@@ -49,6 +49,8 @@ pub struct Loaded {
     pub flaps: Vec<FlapRow>,
     /// Who carried what.
     pub seats: Vec<SeatRow>,
+    /// Which prefixes were last told to be down: for the tailnet as a whole, or for those who go through a group.
+    pub down: Vec<(Prefix, Option<Group>)>,
     /// The 4via6 sites.
     pub sites: Vec<Site>,
     /// The hosts that are named at them.

@@ -77,6 +77,7 @@ pub fn rows(
         prefixes: Vec::new(),
         flaps: Vec::new(),
         seats: Vec::new(),
+        down: Vec::new(),
         sites: Vec::new(),
         site_hosts: Vec::new(),
         imported: Some(Imported { at: now, source }),

@@ -56,6 +56,8 @@ impl Store {
             prefixes,
             flaps,
             seats,
+            // Follows from history, and nothing was told of what is new.
+            down: _,
             path_checks,
             site_hosts,
             sites,

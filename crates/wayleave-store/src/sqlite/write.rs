@@ -91,13 +91,20 @@ impl Store {
         transaction.commit().await.map_err(failed)
     }
 
-    /// Forgets history before `before`, and all but the newest `most` lines. Returns how many lines went.
+    /// Forgets history before `before`, and all but the newest `most` lines; but none by which a prefix was last told to be down, since it is
+    /// still to be told that it is up again. Returns how many lines went.
     ///
     /// # Errors
     ///
     /// The database refused.
     pub async fn prune_history(&self, before: Timestamp, most: u32) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM history WHERE at < $1 OR id <= (SELECT max(id) FROM history) - $2")
+        let sql = concat!(
+            "DELETE FROM history WHERE (at < $1 OR id <= (SELECT max(id) FROM history) - $2)
+             AND id NOT IN (SELECT id FROM (",
+            told_down!(),
+            "))"
+        );
+        let done = sqlx::query(sql)
             .bind(before.as_millis())
             .bind(i64::from(most))
             .execute(&self.write)
@@ -488,6 +495,8 @@ async fn put_history(db: &mut SqliteConnection, entry: &HistoryEntry) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use wayleave_tailnet::{Group, HistoryEvent};
+
     use super::*;
 
     #[tokio::test]
@@ -501,5 +510,30 @@ mod tests {
         assert!(once > before, "one page more: {before} -> {once}");
         store.try_writing().await.unwrap();
         assert!(log() > once, "also where nothing has changed since");
+    }
+
+    #[tokio::test]
+    async fn what_was_last_told_to_be_down_is_loaded_and_outlives_the_history() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("own.db")).await.unwrap();
+        let (p, q): (Prefix, Prefix) = ("10.1.0.0/16".parse().unwrap(), "10.2.0.0/16".parse().unwrap());
+        let down = |cause: &str| HistoryEvent::PrefixDown(cause.to_owned());
+        let restored = |cause: &str| HistoryEvent::PrefixRestored(cause.to_owned());
+        let told = [
+            (p, down("connection closed")),
+            (q, down("no candidate")),
+            (q, down("via tag:a: not back")),
+            (p, down("via tag:a,tag:b: not back")),
+            (p, restored("")),
+            (q, restored("via tag:a")),
+            (q, HistoryEvent::Pending),
+        ];
+        let entry = |(prefix, event)| HistoryEntry::new(Timestamp::from_millis(1000), Some(prefix), None, event);
+        store.write_behind(told.map(|told| Soft::History(entry(told))).into()).await.unwrap();
+        let both: Group = BTreeSet::from(["tag:a".parse().unwrap(), "tag:b".parse().unwrap()]).into();
+        let loaded = [(q, None), (p, Some(both))];
+        assert_eq!(store.load().await.unwrap().down, loaded);
+        assert_eq!(store.prune_history(Timestamp::from_millis(2000), 0).await.unwrap(), 5);
+        assert_eq!(store.load().await.unwrap().down, loaded);
     }
 }

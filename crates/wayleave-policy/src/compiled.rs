@@ -244,6 +244,13 @@ impl CompiledPolicy {
         }
     }
 
+    /// Whether a viewer may send anything through an exit to a place: whether the exit's packet filter lets it to some address there. Whether
+    /// the viewer is told of the exit at all is [`Self::may_exit`].
+    pub fn leads_out_to(&self, viewer: NodeId, exit: NodeId, place: &Prefix) -> bool {
+        let (Some(class), Some(exit)) = (self.class(viewer), self.class(exit)) else { return false };
+        class.leads_out_to(&self.rules, exit, place)
+    }
+
     /// The tag groups that some node reaches some approved prefix through, with those prefixes: each is an election of its own.
     pub fn steered(&self) -> BTreeMap<Arc<BTreeSet<Tag>>, BTreeSet<Prefix>> {
         let mut all: BTreeMap<_, BTreeSet<Prefix>> = BTreeMap::new();

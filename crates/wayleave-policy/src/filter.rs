@@ -258,7 +258,7 @@ impl Class {
     }
 
     /// Whether this destination of a clause concerns its nodes.
-    fn is_at(&self, clause: &Clause, to: To) -> bool {
+    pub(crate) fn is_at(&self, clause: &Clause, to: To) -> bool {
         if clause.via.is_some() {
             return self.key.carries(clause, to);
         }

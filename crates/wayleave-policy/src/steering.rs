@@ -11,6 +11,7 @@ use std::sync::Arc;
 use wayleave_model::{Prefix, Tag};
 
 use crate::class::Class;
+use crate::filter::internet;
 use crate::rules::{Clause, Rules, To};
 use crate::selector::Selector;
 
@@ -132,6 +133,20 @@ impl Class {
 
     pub(crate) fn exits<'a>(&'a self, rules: &Rules) -> &'a Exits {
         &self.reach(rules).exits
+    }
+
+    /// Whether some address of a place is one that nodes of an exit's class let its nodes send to.
+    pub(crate) fn leads_out_to(&self, rules: &Rules, exit: &Self, place: &Prefix) -> bool {
+        let holds = |to| match to {
+            To::Any => true,
+            To::Internet => internet().any(|outside| outside.overlaps(place)),
+            To::Addresses(_, prefix) => prefix.overlaps(place),
+            To::Nodes(_) | To::SameUser => false,
+        };
+        self.from.ones().map(|at| &rules.clauses[at]).any(|clause| {
+            let mut targets = clause.dst.iter().filter(|target| !target.traffic.is_empty());
+            targets.any(|target| holds(target.to) && exit.is_at(clause, target.to))
+        })
     }
 
     /// Whether it reaches anything through grants that steer.

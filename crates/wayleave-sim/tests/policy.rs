@@ -381,3 +381,43 @@ async fn a_shell_that_is_refused_is_told_so_and_one_that_is_always_checked_is_as
     control.command(Command::AnswerShell { key, approved: true, by: Approver::Cli }).await.unwrap();
     assert_eq!(action(&to, held["holdAndDelegate"].as_str().unwrap()).await["reject"], true);
 }
+
+#[tokio::test]
+async fn an_exit_is_named_for_an_address_only_where_the_policy_lets_the_viewer_through_it_to_there() {
+    let server = TestServer::start().await.unwrap();
+    let api = Api::of(&server).await;
+    let (exit, _map, first) = member(&server, "anna", "e1").await;
+    let both = ["0.0.0.0/0", "::/0"];
+    exit.report("e1", &both).await.unwrap();
+    let approve = json!({ "node": "e1", "prefixes": both });
+    assert_eq!(api.json(Method::POST, "/api/v2/routes/approve", approve).await.0, StatusCode::OK);
+    let (c, _c_map, _) = member(&server, "bert", "c").await;
+    let choose = async |id: &str| {
+        let hostinfo = json!({ "Hostname": "c", "ExitNodeID": id, "NetInfo": { "PreferredDERP": 900 } });
+        let request = json!({ "Version": 142, "NodeKey": c.node_key(), "OmitPeers": true, "Hostinfo": hostinfo });
+        let answer = c.ask(Method::POST, "/machine/map", request.to_string().into_bytes()).await.unwrap();
+        assert_eq!(answer.0, StatusCode::OK);
+    };
+    let explained = async |what: &str| {
+        let path = format!("/api/v2/routes/explain?what={what}&from=c");
+        let (_, body) = api.json(Method::GET, &path, Value::Null).await;
+        let viewer = &body["viewer"];
+        let told = (viewer["router"]["name"].clone(), viewer["because"].as_str().unwrap().to_owned());
+        (told, body["exits"][0]["usable"].clone(), body["exits"][0]["chosen"].clone())
+    };
+    let barred = |because: &str, chosen: bool| ((Value::Null, because.to_owned()), json!(false), json!(chosen));
+    let through = || ((json!("e1"), "it has chosen the exit e1".to_owned()), json!(true), json!(true));
+
+    api.set(r#"{ "acls": [{ "action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:internet:*"] }] }"#)
+        .await;
+    let none = "it has chosen no exit, and the policy lets it through none to 10.99.0.1";
+    assert_eq!(explained("10.99.0.1").await, barred(none, false));
+    choose(&first["Node"]["ID"].to_string()).await;
+    assert_eq!(explained("8.8.8.8").await, through());
+    assert_eq!(explained("2001:db8::1").await, through());
+    assert_eq!(explained("0.0.0.0/0").await, through());
+    let not_there = "it has chosen the exit e1, and the policy does not let it through that to 10.99.0.1";
+    assert_eq!(explained("10.99.0.1").await, barred(not_there, true));
+    api.set(ALLOW_ALL).await;
+    assert_eq!(explained("10.99.0.1").await, through());
+}

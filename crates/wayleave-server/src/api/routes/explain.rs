@@ -86,7 +86,7 @@ struct ExitBody {
     /// It is advertised and approved for both families.
     approved: bool,
     up: bool,
-    /// Whether the viewer may use it; absent where no viewer was named.
+    /// Whether the viewer may use it for what was asked; absent where no viewer was named.
     usable: Option<bool>,
     /// Whether the viewer has chosen it; absent where no viewer was named.
     chosen: Option<bool>,
@@ -189,7 +189,7 @@ fn answer(
         holding.iter().filter(|wide| **wide != prefix && wide.covers(&prefix)).map(Prefix::to_string).collect();
     if let (Some(id), Some(viewer)) = (viewer, &mut body.viewer) {
         if !exits.is_empty() {
-            let (_, words) = chosen_exit(tailnet, snapshot, id);
+            let (_, words) = chosen_exit(tailnet, snapshot, id, &asked);
             viewer.because = format!("{}; {words}", viewer.because);
         }
         if let Reach::Instead(wide) = wayleave_netmap::reach(snapshot, id, &prefix) {
@@ -240,7 +240,7 @@ fn of_exits(
 ) -> ExplainBody {
     let prefix = default_route(&asked);
     let viewer = viewer.map(|id| {
-        let (router, because) = chosen_exit(tailnet, snapshot, id);
+        let (router, because) = chosen_exit(tailnet, snapshot, id, &asked);
         let router = router.map(|node| node_ref(tailnet, node));
         ViewerBody { node: node_ref(tailnet, id), router, via: Vec::new(), because }
     });
@@ -287,7 +287,9 @@ fn exits(tailnet: &Tailnet, snapshot: &Snapshot, asked: Prefix, viewer: Option<N
             reason: half().or(reason),
             approved: halves.iter().all(|half| row(half).is_some_and(|row| row.advertised && row.enabled)),
             up: table.is_up(node),
-            usable: told.as_ref().map(|(usable, _)| usable.contains(&node)),
+            usable: viewer
+                .zip(told.as_ref())
+                .map(|(id, (usable, _))| usable.contains(&node) && snapshot.policy.leads_out_to(id, node, &asked)),
             chosen: told.as_ref().map(|(_, chosen)| match chosen {
                 ChosenExit::Usable(id) | ChosenExit::Barred(id) => *id == node,
                 ChosenExit::None | ChosenExit::Unknown(_) => false,
@@ -297,13 +299,19 @@ fn exits(tailnet: &Tailnet, snapshot: &Snapshot, asked: Prefix, viewer: Option<N
     nodes.into_iter().filter_map(exit).collect()
 }
 
-/// The exit that a viewer goes out through, and what there is to say of it.
-fn chosen_exit(tailnet: &Tailnet, snapshot: &Snapshot, viewer: NodeId) -> (Option<NodeId>, String) {
+/// The exit that a viewer goes out through to a place, and what there is to say of it.
+fn chosen_exit(tailnet: &Tailnet, snapshot: &Snapshot, viewer: NodeId, to: &Prefix) -> (Option<NodeId>, String) {
     if snapshot.node(viewer).is_none_or(|me| me.expired) {
         return (None, EXPIRED.to_owned());
     }
     let name = |id: NodeId| tailnet.name_of(id);
+    let leads_there = |exit: &NodeId| snapshot.policy.leads_out_to(viewer, *exit, to);
+    let place = || if *to == Prefix::host(to.network()) { to.network().to_string() } else { to.to_string() };
     match wayleave_netmap::exits(snapshot, viewer) {
+        (_, ChosenExit::Usable(exit)) if !leads_there(&exit) => {
+            let (exit, place) = (name(exit), place());
+            (None, format!("it has chosen the exit {exit}, and the policy does not let it through that to {place}"))
+        }
         (_, ChosenExit::Usable(exit)) if tailnet.routes().is_up(exit) => {
             (Some(exit), format!("it has chosen the exit {}", name(exit)))
         }
@@ -311,8 +319,11 @@ fn chosen_exit(tailnet: &Tailnet, snapshot: &Snapshot, viewer: NodeId) -> (Optio
         (_, ChosenExit::Barred(exit)) => (None, format!("it has chosen the exit {}, which it may not use", name(exit))),
         (_, ChosenExit::Unknown(id)) => (None, format!("it has chosen the exit with the id {id}, and there is none")),
         (usable, ChosenExit::None) if usable.is_empty() => (None, "there is no exit that it may use".to_owned()),
+        (usable, ChosenExit::None) if !usable.iter().any(leads_there) => {
+            (None, format!("it has chosen no exit, and the policy lets it through none to {}", place()))
+        }
         (usable, ChosenExit::None) => {
-            let names: Vec<String> = usable.into_iter().map(name).collect();
+            let names: Vec<String> = usable.into_iter().filter(leads_there).map(name).collect();
             (None, format!("it has chosen no exit; it may use {}", names.join(", ")))
         }
     }

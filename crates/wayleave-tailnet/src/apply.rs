@@ -24,6 +24,7 @@ impl Tailnet {
         match event {
             Event::Committed(committed) => self.committed(*committed, now, &mut out),
             Event::Started => {
+                self.timers.set(Due::StartIsOver, now + self.settings.routes.starting);
                 self.route_input(Input::Started, now, &mut out);
                 self.look_at_holds(now, &mut out);
             }
@@ -81,6 +82,7 @@ impl Tailnet {
                 Due::KeyWarning(node) => self.key_warning(node, now, &mut out),
                 Due::HomeStable(node) => self.home_stable(node, now, &mut out),
                 Due::Thaw => self.look_at_holds(now, &mut out),
+                Due::StartIsOver => self.start_is_over(),
                 Due::Logins => self.forget_old_logins(now),
                 Due::LoanEnds(prefix) => self.take_back(&prefix),
             }
@@ -154,6 +156,7 @@ impl Tailnet {
             return;
         }
         self.silences.forget(node);
+        self.standings.is_back(node);
         self.touched.insert(node);
         if let Some(row) = self.registry.node_mut(node)
             && row.last_seen.take().is_some()

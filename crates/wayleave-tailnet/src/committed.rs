@@ -149,6 +149,10 @@ impl Tailnet {
                 ..node
             },
         };
+        if self.registry.node(id).is_some_and(|own| own.owner != merged.owner) {
+            // Nodes of one owner, or with the same tags, look like one site.
+            self.standings.network_touched(id);
+        }
         let advertises = merged.hostinfo.routable_ips.clone();
         let is_new = self.registry.node(id).is_none();
         let ephemeral = merged.ephemeral;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use wayleave_model::{NodeId, Prefix, Timestamp};
 use wayleave_routes::{Candidate, Group, Liveness, Rank};
 
-use crate::collisions::Collision;
+use crate::collisions::{Collision, Party};
 use crate::history::{HistoryEntry, HistoryEvent, cause_in};
 use crate::tailnet::{Effect, Tailnet};
 
@@ -30,7 +30,10 @@ struct Standing {
 pub(crate) struct Standings {
     /// For the tailnet as a whole, and for each group.
     known: BTreeMap<(Prefix, Option<Group>), Standing>,
-    collisions: BTreeSet<Prefix>,
+    /// Spare routers that were there when the server stopped, and have not come back since it started: not lost yet.
+    awaited: BTreeSet<NodeId>,
+    /// The prefixes that collide, with the nodes of which that was told.
+    collisions: BTreeMap<Prefix, BTreeSet<NodeId>>,
     /// To be looked at; cleared when they were.
     prefixes: BTreeSet<Prefix>,
     /// The same, of nodes whose prefixes may collide.
@@ -47,6 +50,11 @@ impl Standings {
     pub(crate) fn network_touched(&mut self, node: NodeId) {
         self.nodes.insert(node);
     }
+
+    /// A node opened a session.
+    pub(crate) fn is_back(&mut self, node: NodeId) {
+        self.awaited.remove(&node);
+    }
 }
 
 impl Tailnet {
@@ -56,12 +64,27 @@ impl Tailnet {
         prefixes.into_iter().for_each(|prefix| self.standings.prefix_touched(prefix));
     }
 
-    /// Takes what is so as known: the collisions, and what was last told to be down.
+    /// Takes what is so as known: the collisions, who stood by, and what was last told to be down.
     pub(crate) fn load_standings(&mut self, down: Vec<(Prefix, Option<Group>)>) {
-        self.standings.collisions = self.collisions().into_iter().map(|collision| collision.prefix).collect();
+        let collisions = self.collisions();
+        self.standings.collisions =
+            collisions.iter().map(|collision| (collision.prefix, nodes_of(collision).collect())).collect();
         self.standings.nodes.clear();
+        let was_there = |node: NodeId| self.registry.node(node).is_some_and(|node| node.last_seen.is_none());
+        for (prefix, seat) in self.routes.seats() {
+            let others = self.routes.candidates(prefix).into_iter().map(|candidate| candidate.node);
+            let spares: BTreeSet<NodeId> = others.filter(|node| *node != seat.node && was_there(*node)).collect();
+            self.standings.awaited.extend(&spares);
+            self.standings.known.insert((*prefix, None), Standing { up: true, is_told: false, spares });
+        }
         let nobody = || Standing { up: false, is_told: true, spares: BTreeSet::new() };
         self.standings.known.extend(down.into_iter().map(|key| (key, nobody())));
+    }
+
+    /// The start is over: whoever has not come back by now is lost.
+    pub(crate) fn start_is_over(&mut self) {
+        let awaited = std::mem::take(&mut self.standings.awaited);
+        awaited.into_iter().for_each(|node| self.touch_prefixes_of(node));
     }
 
     pub(crate) fn look_at_standings(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
@@ -120,8 +143,13 @@ impl Tailnet {
         let before = self.standings.known.get(&key);
         let was_down = before.is_some_and(|before| !before.up);
         let up = carrier.is_some_and(|carrier| serves(carrier) && !(was_down && is_waited_for(carrier.node)));
-        let spares =
-            candidates.iter().filter(|other| Some(other.node) != seat && serves(other)).map(|other| other.node);
+        let is_awaited = |node: NodeId| {
+            self.standings.awaited.contains(&node) && before.is_some_and(|before| before.spares.contains(&node))
+        };
+        let spares = candidates
+            .iter()
+            .filter(|other| Some(other.node) != seat && (serves(other) || is_awaited(other.node)))
+            .map(|other| other.node);
         let is_told = !up && before.is_some_and(|before| before.up || before.is_told);
         let next = Standing { up, is_told, spares: spares.collect() };
         let had_router = up || !candidates.is_empty();
@@ -164,12 +192,18 @@ impl Tailnet {
             self.routes.rows_of(node).filter(|row| row.advertised).map(|row| row.prefix).collect();
         // A wide prefix is news for the narrower ones of others.
         let narrower = self.routes.rows().filter(|row| row.advertised && own.iter().any(|own| own.covers(&row.prefix)));
-        let concerned: BTreeSet<Prefix> = narrower.map(|row| row.prefix).collect();
+        let narrower = narrower.map(|row| row.prefix);
+        // It may have ended one that it had a part in.
+        let had_part = self.standings.collisions.iter().filter(|(_, nodes)| nodes.contains(&node));
+        let concerned: BTreeSet<Prefix> = narrower.chain(had_part.map(|(prefix, _)| *prefix)).collect();
         for prefix in concerned {
             match self.collision_about(prefix) {
                 None => drop(self.standings.collisions.remove(&prefix)),
                 Some(collision) => {
-                    if self.standings.collisions.insert(prefix) {
+                    let before = self.standings.collisions.insert(prefix, nodes_of(&collision).collect());
+                    let before = before.unwrap_or_default();
+                    let is_new = |party: &Party| !party.nodes.iter().any(|(node, _)| before.contains(node));
+                    if collision.parties.iter().any(is_new) {
                         let event = HistoryEvent::CollisionFound(self.sides(&collision));
                         let entry = HistoryEntry::new(now, Some(prefix), Some(node), event);
                         out.push(Effect::History(entry));
@@ -187,6 +221,10 @@ impl Tailnet {
         let sides: Vec<String> = collision.parties.iter().map(|party| side(&party.nodes)).collect();
         format!("{} do not look like one site", sides.join(", "))
     }
+}
+
+fn nodes_of(collision: &Collision) -> impl Iterator<Item = NodeId> {
+    collision.parties.iter().flat_map(|party| party.nodes.iter().map(|(node, _)| *node))
 }
 
 /// Whether a candidate carries, or could carry, a prefix.
@@ -368,6 +406,27 @@ mod tests {
         let opened = Event::SessionOpened(NodeId::new(1), SessionId::new(12));
         let both = ["prefix restored n1: ", restored[0]];
         assert_eq!(told(all.apply(opened, now() + Duration::from_secs(3))), both);
+    }
+
+    #[test]
+    fn a_spare_that_does_not_come_back_after_a_start_is_told_when_the_start_is_over() {
+        let tailnet = tailnet(2);
+        let loaded = Loaded {
+            nodes: tailnet.registry().nodes().cloned().collect(),
+            routes: tailnet.routes().rows().cloned().collect(),
+            ..Loaded::default()
+        };
+        let start = |back: u64| {
+            let mut again = Tailnet::new(Settings::default(), loaded.clone(), now()).unwrap();
+            let mut effects = again.apply(Event::Started, now());
+            let opened = Event::SessionOpened(NodeId::new(back), SessionId::new(12));
+            effects.extend(again.apply(opened, now() + Duration::from_secs(1)));
+            effects.extend(again.handle_deadline(now() + Duration::from_secs(29)));
+            assert_eq!(told(effects), [] as [&str; 0]);
+            told(again.handle_deadline(now() + Duration::from_secs(30)))
+        };
+        assert_eq!(start(1), ["redundancy lost n2: not seen since start"]);
+        assert_eq!(start(2), ["redundancy lost n1: not back in time"], "the spare is the primary by then");
     }
 
     #[test]

@@ -182,6 +182,8 @@ pub(crate) enum Due {
     HomeStable(NodeId),
     /// A freeze is over: homes that settled meanwhile count.
     Thaw,
+    /// Whoever has not come back since the start is lost.
+    StartIsOver,
     /// Logins that nobody answered are forgotten.
     Logins,
     /// The loan that serves the check of this prefix is over.

@@ -4,7 +4,7 @@ use wayleave_model::{
 use wayleave_routes::approval;
 
 use super::*;
-use crate::{Command, Event, Loaded, Settings, SiteCommand};
+use crate::{Command, Effect, Event, HistoryEvent, Loaded, Report, Settings, SiteCommand};
 
 const AT: Timestamp = Timestamp::from_millis(0);
 
@@ -49,6 +49,7 @@ fn tailnet(routers: &[Router<'_>]) -> Tailnet {
             loaded.routes.push(row);
         }
     }
+    loaded.sequences.route = RouteId::new(100);
     Tailnet::new(Settings::default(), loaded, AT).unwrap()
 }
 
@@ -162,4 +163,62 @@ fn each_side_is_given_a_site_and_the_prefix_to_use_instead() {
             "r3 1 new fd7a:115c:a1e0:b1a:0:1:c0a8:100/120",
         ]
     );
+}
+
+/// A router reports what it advertises. Returns the collisions that are told of.
+fn advertises(tailnet: &mut Tailnet, n: u64, prefixes: &[&str]) -> Vec<String> {
+    let node = NodeId::new(n);
+    let own = tailnet.registry().node(node).unwrap();
+    let routable_ips = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
+    let report = Report {
+        capability: own.capability,
+        disco_key: None,
+        endpoints: own.endpoints.clone(),
+        hostinfo: Some(Hostinfo { hostname: own.given_name.to_string(), routable_ips, ..Hostinfo::default() }),
+    };
+    let mut effects = tailnet.apply(Event::Reported(node, Box::new(report)), AT);
+    let mut told = Vec::new();
+    while let Some(effect) = effects.pop() {
+        match effect {
+            Effect::Propose(command) => {
+                let plan = tailnet.plan(command, AT).unwrap();
+                effects.extend(tailnet.apply(Event::Committed(Box::new(plan.into_committed())), AT));
+            }
+            Effect::History(entry) if matches!(entry.event, HistoryEvent::CollisionFound(_)) => {
+                told.push(entry.event.cause());
+            }
+            _ => {}
+        }
+    }
+    told
+}
+
+#[test]
+fn a_collision_is_told_of_again_where_a_site_is_new_to_it_or_after_it_had_ended() {
+    let mut tailnet = tailnet(&[
+        Router(1, "1", &[("203.0.113.1:1", Stun)], HOME),
+        Router(2, "1", &[("203.0.113.2:1", Stun)], HOME),
+        Router(3, "1", &[("203.0.113.3:1", Stun)], &[]),
+        Router(4, "1", &[("203.0.113.3:1", Stun)], &[]),
+    ]);
+    let all = ["r1, r2, r3 do not look like one site"];
+    assert_eq!(advertises(&mut tailnet, 3, HOME), all, "a third site");
+    assert_eq!(advertises(&mut tailnet, 4, HOME), [] as [&str; 0], "a second router of a site");
+    for n in [2, 3, 4] {
+        assert_eq!(advertises(&mut tailnet, n, &[]), [] as [&str; 0]);
+    }
+    assert_eq!(advertises(&mut tailnet, 2, HOME), ["r1, r2 do not look like one site"], "it had ended");
+}
+
+#[test]
+fn other_tags_make_two_sites_of_one_and_that_is_told() {
+    let mut tailnet = tailnet(&[
+        Router(1, "tag:a", &[("203.0.113.1:1", Stun)], HOME),
+        Router(2, "tag:a", &[("203.0.113.2:1", Stun)], HOME),
+    ]);
+    let tag = Command::TagNode { node: NodeId::new(2), tags: ["tag:b".parse().unwrap()].into() };
+    let plan = tailnet.plan(tag, AT).unwrap();
+    let effects = tailnet.apply(Event::Committed(Box::new(plan.into_committed())), AT);
+    let told = |effect: &Effect| matches!(effect, Effect::History(entry) if matches!(entry.event, HistoryEvent::CollisionFound(_)));
+    assert!(effects.iter().any(told));
 }

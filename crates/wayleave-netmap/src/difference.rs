@@ -1,7 +1,7 @@
 //! Who gains and who loses between two pictures of a tailnet: before and after a change, or as it is and as it would be.
 //!
 //! It is told from the viewers' side, in what they can use: peers, with ports; prefixes and parts of them, with the router and ports; and
-//! exits. A router that is not online carries nothing. What a viewer reaches through a wider prefix before and a narrower one after, or the
+//! exits. A router that is not online, or broken, carries nothing. What a viewer reaches through a wider prefix before and a narrower one after, or the
 //! other way, it has not gained or lost: it reaches it through another router.
 //!
 //! Nodes that the policy does not tell apart, before and after, and that use the same routers for prefixes that are spread or have fallen
@@ -76,9 +76,10 @@ pub struct Move {
     pub to: NodeId,
 }
 
-/// Who gains and who loses. Viewers that gain and lose the same are told together; those that do neither are left out.
-pub fn difference(before: &Snapshot, after: &Snapshot) -> Vec<Difference> {
-    let (old, new) = (Side::new(before), Side::new(after));
+/// Who gains and who loses. Viewers that gain and lose the same are told together; those that do neither are left out. `broken` are the
+/// routes, before and after, through which nobody gets although their routers are online.
+pub fn difference(before: &Snapshot, after: &Snapshot, broken: [&BTreeSet<(NodeId, Prefix)>; 2]) -> Vec<Difference> {
+    let (old, new) = (Side::new(before, broken[0]), Side::new(after, broken[1]));
     let mut viewers: BTreeMap<(Pair, [Used; 2]), Vec<NodeId>> = BTreeMap::new();
     let mut peers: BTreeMap<Pair, Vec<NodeId>> = BTreeMap::new();
     let everybody: BTreeSet<NodeId> = before.nodes.keys().chain(after.nodes.keys()).copied().collect();
@@ -225,10 +226,11 @@ struct Side<'a> {
     choices: BTreeMap<Prefix, &'a Choices>,
     prefixes: BTreeSet<Prefix>,
     exits: Vec<NodeId>,
+    broken: &'a BTreeSet<(NodeId, Prefix)>,
 }
 
 impl<'a> Side<'a> {
-    fn new(snapshot: &'a Snapshot) -> Self {
+    fn new(snapshot: &'a Snapshot, broken: &'a BTreeSet<(NodeId, Prefix)>) -> Self {
         let mut side = Self {
             snapshot,
             primary: BTreeMap::new(),
@@ -236,17 +238,17 @@ impl<'a> Side<'a> {
             choices: BTreeMap::new(),
             prefixes: BTreeSet::new(),
             exits: Vec::new(),
+            broken,
         };
         for (id, view) in &snapshot.nodes {
-            let carrier = Carrier { node: *id, up: view.online };
             for prefix in view.primary.iter().filter(|prefix| view.approved.contains(prefix)) {
-                side.primary.insert(*prefix, carrier);
+                side.primary.insert(*prefix, side.carrier(view, prefix));
                 side.prefixes.insert(*prefix);
             }
             for (group, prefixes) in &view.steered {
-                let carried = side.steered.entry(Arc::clone(group)).or_default();
                 for prefix in prefixes.iter().filter(|prefix| view.approved.contains(prefix)) {
-                    carried.insert(*prefix, carrier);
+                    let carrier = side.carrier(view, prefix);
+                    side.steered.entry(Arc::clone(group)).or_default().insert(*prefix, carrier);
                     side.prefixes.insert(*prefix);
                 }
             }
@@ -254,11 +256,17 @@ impl<'a> Side<'a> {
                 side.choices.entry(*prefix).or_insert(choices);
                 side.prefixes.insert(*prefix);
             }
-            if view.online && [Prefix::EXIT_V4, Prefix::EXIT_V6].iter().all(|half| view.approved.contains(half)) {
+            let leads_out = |half: &Prefix| view.approved.contains(half) && side.carrier(view, half).up;
+            if [Prefix::EXIT_V4, Prefix::EXIT_V6].iter().all(leads_out) {
                 side.exits.push(*id);
             }
         }
         side
+    }
+
+    fn carrier(&self, view: &NodeView, prefix: &Prefix) -> Carrier {
+        let node = view.node.id;
+        Carrier { node, up: view.online && !self.broken.contains(&(node, *prefix)) }
     }
 
     fn view(&self, id: NodeId) -> Option<&NodeView> {
@@ -292,7 +300,7 @@ impl<'a> Side<'a> {
                 (_, Steering::Nowhere) => None,
                 (Some(choices), _) => {
                     let node = self.choice(viewer, prefix, choices)?;
-                    Some(Carrier { node, up: self.view(node).is_some_and(|view| view.online) })
+                    self.view(node).map(|view| self.carrier(view, prefix))
                 }
                 (None, Steering::Primary) => self.primary.get(prefix).copied(),
                 (None, Steering::Via(group)) => {

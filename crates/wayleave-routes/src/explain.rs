@@ -8,6 +8,7 @@ use wayleave_model::{Failback, Freeze, NodeId, Prefix, PrefixSettings, Spread, T
 use crate::election::{Candidate, Incumbent, Presence, Rank, Terms, elect};
 use crate::reason::Gone;
 use crate::seats::Seat;
+use crate::state::RouteState;
 use crate::steered::Group;
 use crate::table::RouteTable;
 
@@ -50,6 +51,8 @@ pub struct Standing {
 pub enum WhyNot {
     /// It is no candidate.
     NoCandidate(Gone),
+    /// It has no route to give: not advertised, not approved, or never to be. The word is that of `routes list`.
+    NoRoute(RouteState),
     /// It has none of the group's tags.
     NotInGroup,
     /// It ranks below the one that carries it.
@@ -105,6 +108,7 @@ impl WhyNot {
     pub fn words(&self, now: Timestamp) -> String {
         match self {
             Self::NoCandidate(gone) => gone.to_string(),
+            Self::NoRoute(state) => state.to_string(),
             Self::NotInGroup => "has none of the group's tags".to_owned(),
             Self::Rank(rank) => rank.to_string(),
             Self::Waits(at) => format!("takes over in {} s", at.since(now).as_millis().div_ceil(1000)),
@@ -124,6 +128,22 @@ impl WhyNot {
 }
 
 impl RouteTable {
+    /// Why a node is no candidate for a prefix, in the words that a person sees of its route elsewhere. `None`: it is one.
+    pub fn why_none(&self, node: NodeId, prefix: &Prefix) -> Option<WhyNot> {
+        let gone = self.why_no_candidate(node, prefix)?;
+        let state = self.row_of(node, prefix).map(|row| self.state(row));
+        Some(match state {
+            Some(
+                state @ (RouteState::Invalid(_)
+                | RouteState::PreApproved
+                | RouteState::Withdrawn
+                | RouteState::Refused
+                | RouteState::Pending),
+            ) => WhyNot::NoRoute(state),
+            _ => WhyNot::NoCandidate(gone),
+        })
+    }
+
     /// Why this prefix is where it is.
     pub fn explain(&self, prefix: &Prefix, group: Option<&Group>, now: Timestamp) -> Explanation {
         let seat = self.seat_in(prefix, group).cloned();
@@ -134,7 +154,7 @@ impl RouteTable {
             let own = candidates.iter().find(|c| c.node == node);
             let why_not = match (own, carries, &seat) {
                 (None, ..) if !in_group(node) => Some(WhyNot::NotInGroup),
-                (None, ..) => Some(WhyNot::NoCandidate(self.why_no_candidate(node, prefix).unwrap_or(Gone::Deleted))),
+                (None, ..) => self.why_none(node, prefix).or(Some(WhyNot::NoCandidate(Gone::Deleted))),
                 (Some(own), Some(carries), Some(seat)) if own.node != carries.node => Some(
                     self.why_not_sharing(own, &candidates, seat, now, prefix)
                         .unwrap_or_else(|| self.why_not(own, carries, &candidates, seat, now, prefix)),

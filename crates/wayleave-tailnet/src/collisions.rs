@@ -13,7 +13,7 @@
 //! Sites are put together from pairs: what looks like one site with either of two makes one of the three. A wide prefix that a narrower
 //! one of another site is part of is told as an overlap; that may well be wanted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -55,16 +55,27 @@ pub struct Instead {
     pub prefixes: Vec<Prefix>,
 }
 
+/// The sites that were named for nodes in collisions before: one place has one number in all of them.
+#[derive(Default)]
+struct Given {
+    sites: BTreeMap<NodeId, u32>,
+}
+
 impl Tailnet {
     /// All collisions, by prefix.
     pub fn collisions(&self) -> Vec<Collision> {
         let advertised = self.routes.rows().filter(|row| row.advertised && can_collide(&row.prefix));
         let prefixes: BTreeSet<Prefix> = advertised.map(|row| row.prefix).collect();
-        prefixes.into_iter().filter_map(|prefix| self.collision_about(prefix)).collect()
+        let mut given = Given::default();
+        prefixes.into_iter().filter_map(|prefix| self.collision_of(prefix, &mut given)).collect()
     }
 
     /// The collision of those who advertise this prefix with one another and with those who advertise a wider one.
     pub(crate) fn collision_about(&self, prefix: Prefix) -> Option<Collision> {
+        self.collision_of(prefix, &mut Given::default())
+    }
+
+    fn collision_of(&self, prefix: Prefix, given: &mut Given) -> Option<Collision> {
         if !can_collide(&prefix) {
             return None;
         }
@@ -77,11 +88,11 @@ impl Tailnet {
             |(node, wide): &(NodeId, Prefix)| self.routes.row_of(*node, wide).is_some_and(|row| row.advertised);
         let holders: Vec<(NodeId, Prefix)> = holders.filter(advertises).collect();
         let exact = holders.iter().any(|(_, own)| *own == prefix);
-        if exact { self.collision(prefix, holders) } else { None }
+        if exact { self.collision(prefix, holders, given) } else { None }
     }
 
     /// The collision about a prefix, given who advertises it or a wider one.
-    fn collision(&self, prefix: Prefix, holders: Vec<(NodeId, Prefix)>) -> Option<Collision> {
+    fn collision(&self, prefix: Prefix, holders: Vec<(NodeId, Prefix)>, given: &mut Given) -> Option<Collision> {
         if holders.len() < 2 {
             return None;
         }
@@ -103,7 +114,7 @@ impl Tailnet {
         let same = parties.iter().flatten().all(|(_, own)| *own == prefix);
         let mut taken = BTreeSet::new();
         let parties = parties.into_iter().map(|nodes| {
-            let instead = self.instead(&nodes, &mut taken);
+            let instead = self.instead(&nodes, &mut taken, given);
             Party { nodes, instead }
         });
         Some(Collision { prefix, same, parties: parties.collect() })
@@ -111,7 +122,7 @@ impl Tailnet {
 
     /// The 4via6 prefixes that a site's routers could advertise: at the site that one of them advertises something at already, else at
     /// one that is named as one of them is, else at one that would have to be made.
-    fn instead(&self, nodes: &[(NodeId, Prefix)], taken: &mut BTreeSet<u32>) -> Option<Instead> {
+    fn instead(&self, nodes: &[(NodeId, Prefix)], taken: &mut BTreeSet<u32>, given: &mut Given) -> Option<Instead> {
         let parts: Vec<_> = nodes
             .iter()
             .filter_map(|(_, prefix)| if let IpNet::V4(part) = prefix.net() { Some(part) } else { None })
@@ -127,11 +138,17 @@ impl Tailnet {
         let names: Vec<&GivenName> =
             nodes.iter().filter_map(|(node, _)| self.registry.node(*node)).map(|node| &node.given_name).collect();
         let named = || names.iter().find_map(|name| self.sites.named(name.as_str())).map(|site| site.id);
-        let known = at.or_else(|| named().filter(|site| !taken.contains(site)));
-        let site = known.or_else(|| {
-            (1..=MAX_SITE).find(|id| self.sites.site(*id).is_none() && !taken.contains(id) && !self.is_in_use(*id))
-        })?;
+        let before = || nodes.iter().find_map(|(node, _)| given.sites.get(node)).copied();
+        let known = at.or_else(|| before().or_else(named).filter(|site| !taken.contains(site)));
+        let is_free = |id: &u32| {
+            let is_given = taken.contains(id) || given.sites.values().any(|site| site == id);
+            self.sites.site(*id).is_none() && !is_given && !self.is_in_use(*id)
+        };
+        let site = known.or_else(|| (1..=MAX_SITE).find(is_free))?;
         taken.insert(site);
+        for (node, _) in nodes {
+            given.sites.entry(*node).or_insert(site);
+        }
         let (name, is_new) = match self.sites.site(site) {
             Some(site) => (site.name.clone(), false),
             None => (self.new_site_name(names.first().copied()?), true),

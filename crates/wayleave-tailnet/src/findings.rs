@@ -178,6 +178,7 @@ impl Tailnet {
                 (Some(rank), _) => rank.to_string(),
                 (None, Some(WhyNot::NoCandidate(Gone::Expired))) => "its key has expired".to_owned(),
                 (None, Some(WhyNot::NoCandidate(gone))) => gone.to_string(),
+                (None, Some(WhyNot::NoRoute(state))) => state.to_string(),
                 (None, _) => "no candidate".to_owned(),
             };
             format!("{} ({why})", self.name_of(standing.node))

@@ -115,8 +115,8 @@ impl Tailnet {
         if self.routes.prefix_settings(&prefix).spread == Spread::Balance {
             return Err(not(self.why_not_one(&prefix)));
         }
-        if let Some(gone) = self.routes.why_no_candidate(to, &prefix) {
-            return Err(not(gone.to_string()));
+        if let Some(why) = self.routes.why_none(to, &prefix) {
+            return Err(not(why.words(draft.now)));
         }
         match self.routes.rank_for(to, &prefix) {
             Some(Rank::Steady | Rank::Flapping) => {}

@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use wayleave_model::{Approver, Failback, NodeId, Prefix, Timestamp};
-use wayleave_routes::{Because, Cause, Group};
+use wayleave_model::{Approver, Failback, NodeId, Prefix, Route, Timestamp};
+use wayleave_routes::{Because, Cause, Group, Rank};
 
 use crate::command::{ApproveMode, Command, Refusal};
 use crate::liveness::Ending;
 use crate::snapshot::Snapshot;
+use crate::standing::can_serve;
 use crate::tailnet::{Effect, Event, Tailnet};
 
 /// Something that is taken to be so.
@@ -54,6 +55,8 @@ pub struct WhatIf {
     pub before: Snapshot,
     /// The tailnet, with it, at the same time.
     pub after: Snapshot,
+    /// The routes that are broken in either: their routers are down, or suspect, and so nobody gets through.
+    pub broken: [BTreeSet<(NodeId, Prefix)>; 2],
     /// The prefixes that another node, or nobody, would be primary for.
     pub moves: Vec<Moved>,
     /// The nodes that are taken to be lost.
@@ -73,6 +76,8 @@ pub struct Moved {
     pub to: Option<NodeId>,
     /// Why.
     pub because: Because,
+    /// How good the one is that has it with; `None`: nobody has.
+    pub rank: Option<Rank>,
 }
 
 /// Steps of virtual time at most; a tailnet of ten thousand nodes has about so many deadlines in a minute.
@@ -127,9 +132,17 @@ impl Tailnet {
             let [from, to] = [&without, &with].map(|tailnet| tailnet.routes.seat_in(&prefix, group.as_ref()));
             let (was, is) = (from.map(|seat| seat.node), to.map(|seat| seat.node));
             let because = to.map_or(Because::NoCandidate, |seat| seat.because.clone());
-            (was != is).then_some(Moved { prefix, group, from: was, to: is, because })
+            let rank = is.and_then(|node| with.routes.rank_for(node, &prefix));
+            (was != is).then_some(Moved { prefix, group, from: was, to: is, because, rank })
         });
-        Ok(WhatIf { moves: moves.collect(), before: without.snapshot().clone(), after: with.snapshot().clone(), down })
+        let moves = moves.collect();
+        let broken = [&without, &with].map(Self::broken_routes);
+        Ok(WhatIf { moves, before: without.snapshot().clone(), after: with.snapshot().clone(), broken, down })
+    }
+
+    fn broken_routes(&self) -> BTreeSet<(NodeId, Prefix)> {
+        let broken = |row: &&Route| self.routes.rank_for(row.node, &row.prefix).is_none_or(|rank| !can_serve(rank));
+        self.routes.rows().filter(broken).map(|row| (row.node, row.prefix)).collect()
     }
 
     /// How long a better router waits at most, over all prefixes.

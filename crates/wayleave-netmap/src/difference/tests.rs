@@ -16,7 +16,7 @@ fn since(rig: &mut Rig, before: &Snapshot) -> Vec<String> {
     let after = rig.base();
     let names = Names { before, after: &after };
     let mut lines = Vec::new();
-    for Difference { viewers, change } in difference(before, &after) {
+    for Difference { viewers, change } in difference(before, &after, [&BTreeSet::new(); 2]) {
         lines.push(names.nodes(&viewers));
         lines.extend(change.gains.iter().map(|gain| format!("+ {}", names.gain(gain))));
         lines.extend(change.loses.iter().map(|gain| format!("- {}", names.gain(gain))));
@@ -96,12 +96,18 @@ fn viewers_of_a_spread_prefix_move_with_the_router_that_they_use() {
     let of_second: Vec<NodeId> = viewers.iter().copied().filter(|viewer| uses(&balanced, viewer, second)).collect();
     assert!(!of_second.is_empty() && of_second.len() < viewers.len(), "it is spread: {of_second:?}");
     let moved = Change { moves: vec![Move { prefix, from: first, to: second }], ..Change::default() };
-    assert_eq!(difference(&single, &balanced), [Difference { viewers: of_second.clone(), change: moved }]);
+    assert_eq!(
+        difference(&single, &balanced, [&BTreeSet::new(); 2]),
+        [Difference { viewers: of_second.clone(), change: moved }]
+    );
     let lost = Ending::Lost(Cause::ConnectionClosed);
     rig.tell(Event::SessionEnded(second, SessionId::new(2), lost));
     rig.wait(Duration::from_secs(1));
     let back = Change { moves: vec![Move { prefix, from: second, to: first }], ..Change::default() };
-    assert_eq!(difference(&balanced, &rig.base()), [Difference { viewers: of_second, change: back }]);
+    assert_eq!(
+        difference(&balanced, &rig.base(), [&BTreeSet::new(); 2]),
+        [Difference { viewers: of_second, change: back }]
+    );
 }
 
 #[test]
@@ -238,7 +244,7 @@ fn three_thousand_nodes_are_compared_by_their_classes() {
     let plan = tailnet.plan(Command::SetPolicy { text: text.into(), replaces: None, by: "test".into() }, now).unwrap();
     tailnet.apply(Event::Committed(Box::new(plan.into_committed())), now);
     let after = tailnet.snapshot().clone();
-    let found = difference(&before, &after);
+    let found = difference(&before, &after, [&BTreeSet::new(); 2]);
     assert_eq!(found.len(), 3);
     assert_eq!(found.iter().map(|difference| difference.viewers.len()).sum::<usize>(), 3_000);
     let of = |n: u64| found.iter().find(|difference| difference.viewers.contains(&NodeId::new(n))).unwrap();
@@ -246,4 +252,21 @@ fn three_thousand_nodes_are_compared_by_their_classes() {
     assert_eq!(of(6).viewers.len(), 1_200);
     assert_eq!(of(10).viewers.len(), 300);
     assert!(of(1).change.gains.is_empty() && of(1).change.loses.iter().all(|gain| !gain.ports.is_empty()));
+}
+
+#[test]
+fn a_router_that_is_online_and_broken_leads_nobody_anywhere() {
+    let mut rig = Rig::new();
+    let router = rig.joins(1, &["10.1.0.0/16"]);
+    let viewer = rig.joins(2, &[]);
+    rig.approve(router, "10.1.0.0/16");
+    let now = rig.base();
+    let prefix: Prefix = "10.1.0.0/16".parse().unwrap();
+    let (whole, broken) = (BTreeSet::new(), BTreeSet::from([(router, prefix)]));
+    let found = difference(&now, &now, [&whole, &broken]);
+    assert_eq!(found.iter().map(|found| found.viewers.clone()).collect::<Vec<_>>(), [[viewer]]);
+    let Change { gains, loses, moves } = &found[0].change;
+    assert_eq!((gains.len(), loses.len(), moves.len()), (0, 1, 0));
+    assert_eq!(loses[0].what, What::Prefix(prefix, router));
+    assert_eq!(difference(&now, &now, [&broken, &broken]), []);
 }

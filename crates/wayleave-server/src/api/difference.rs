@@ -1,12 +1,10 @@
 //! Who gains and who loses, as the API tells it.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 use utoipa::ToSchema;
 use wayleave_model::NodeId;
 use wayleave_netmap::{Difference, Gain, Move, Names, What, difference};
-use wayleave_tailnet::Snapshot;
+use wayleave_tailnet::WhatIf;
 
 use super::routes::NodeRef;
 
@@ -49,9 +47,10 @@ struct MoveBody {
 }
 
 /// Who gains and who loses from one picture to another. Those who are lost themselves are not spoken of.
-pub(super) fn body(before: &Snapshot, after: &Snapshot, lost: &BTreeSet<NodeId>) -> Vec<DifferenceBody> {
+pub(super) fn body(what: &WhatIf) -> Vec<DifferenceBody> {
+    let WhatIf { before, after, broken: [old, new], down: lost, .. } = what;
     let names = Names { before, after };
-    let all = difference(before, after).into_iter().filter_map(|mut found| {
+    let all = difference(before, after, [old, new]).into_iter().filter_map(|mut found| {
         found.viewers.retain(|viewer| !lost.contains(viewer));
         (!found.viewers.is_empty()).then(|| one(found, &names))
     });

@@ -81,7 +81,8 @@ pub(super) struct RouteBody {
     shown: String,
     /// One word: `invalid`, `pre-approved`, `withdrawn`, `refused`, `pending`, `expired`, `offline`, `primary`, `serving` or `standby`.
     state: &'static str,
-    /// Why, where that is not plain: why it is invalid, why its node is down, or that it is up and flapping, drained or suspect.
+    /// Why, where that is not plain: why it is invalid, why its node is down, or that it is up and flapping, drained or suspect, or that nobody
+    /// can reach it.
     reason: Option<String>,
     /// Why this node carries the prefix; only where it does.
     because: Option<String>,
@@ -133,7 +134,9 @@ pub(super) fn body(row: &Route, tailnet: &Tailnet) -> RouteBody {
         RouteState::Invalid(reason) => Some(reason.to_string()),
         RouteState::Offline => table.down_cause(row.node).map(|cause| cause.to_string()),
         RouteState::Primary | RouteState::Serving | RouteState::Standby => {
-            table.rank_for(row.node, &row.prefix).filter(|rank| *rank != Rank::Steady).map(|rank| rank.to_string())
+            let unreachable = (!row.prefix.is_exit()).then(|| table.why_none(row.node, &row.prefix)).flatten();
+            let rank = || table.rank_for(row.node, &row.prefix).filter(|rank| *rank != Rank::Steady);
+            unreachable.map(|why| why.words(row.updated_at)).or_else(|| rank().map(|rank| rank.to_string()))
         }
         RouteState::PreApproved
         | RouteState::Withdrawn

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wayleave_model::{NodeId, Prefix};
+use wayleave_routes::Rank;
 use wayleave_tailnet::{Assumption, Collision, Instead, Party, Sites, Tailnet, WhatIf};
 
 use super::difference::{self, DifferenceBody};
@@ -82,6 +83,8 @@ struct PrimaryBody {
     from: Option<NodeRef>,
     to: Option<NodeRef>,
     because: String,
+    /// How good the one is that would have it, where it is not steady: a route that is down or suspect leads nobody anywhere.
+    rank: Option<String>,
 }
 
 /// What would change, for whom, if these things were so. Changes nothing.
@@ -140,8 +143,9 @@ fn body(what: &WhatIf, tailnet: &Tailnet, sites: &Sites) -> WhatIfBody {
         from: moved.from.map(|node| node_ref(tailnet, node)),
         to: moved.to.map(|node| node_ref(tailnet, node)),
         because: moved.because.to_string(),
+        rank: moved.rank.filter(|rank| *rank != Rank::Steady).map(|rank| rank.to_string()),
     });
-    WhatIfBody { primaries: primaries.collect(), viewers: difference::body(&what.before, &what.after, &what.down) }
+    WhatIfBody { primaries: primaries.collect(), viewers: difference::body(what) }
 }
 
 /// A prefix that several sites use.

@@ -222,3 +222,24 @@ fn other_tags_make_two_sites_of_one_and_that_is_told() {
     let told = |effect: &Effect| matches!(effect, Effect::History(entry) if matches!(entry.event, HistoryEvent::CollisionFound(_)));
     assert!(effects.iter().any(told));
 }
+
+#[test]
+fn a_site_that_has_to_be_made_has_one_number_in_all_collisions_and_no_other_site_has_it() {
+    let tailnet = tailnet(&[
+        Router(1, "1", &[("203.0.113.1:1", Stun)], &["192.168.1.0/24", "10.0.0.0/8"]),
+        Router(2, "1", &[("203.0.113.2:1", Stun)], HOME),
+        Router(3, "1", &[("203.0.113.3:1", Stun)], &["10.0.0.0/24"]),
+        Router(4, "1", &[("203.0.113.4:1", Stun)], &["10.0.0.0/24"]),
+    ]);
+    let mut sites: BTreeMap<NodeId, BTreeSet<u32>> = BTreeMap::new();
+    for party in tailnet.collisions().into_iter().flat_map(|collision| collision.parties) {
+        let site = party.instead.unwrap().site;
+        for (node, _) in party.nodes {
+            sites.entry(node).or_default().insert(site);
+        }
+    }
+    let all: Vec<u32> = sites.values().flatten().copied().collect();
+    assert_eq!(sites.len(), 4);
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 4, "{sites:?}");
+    assert_eq!(all.len(), 4, "{sites:?}");
+}

@@ -63,7 +63,14 @@ fn down(nodes: &[u64]) -> Assumption {
 }
 
 fn moved(from: Option<u64>, to: Option<u64>, because: Because) -> Moved {
-    Moved { prefix: prefix(P), group: None, from: from.map(NodeId::new), to: to.map(NodeId::new), because }
+    Moved {
+        prefix: prefix(P),
+        group: None,
+        from: from.map(NodeId::new),
+        to: to.map(NodeId::new),
+        because,
+        rank: to.map(|_| Rank::Steady),
+    }
 }
 
 #[test]
@@ -75,6 +82,24 @@ fn a_lost_router_is_replaced_in_the_copy_and_nothing_changes_in_the_tailnet() {
     assert!(what.before.node(NodeId::new(1)).unwrap().online && !what.after.node(NodeId::new(1)).unwrap().online);
     assert_eq!(tailnet.snapshot().version, version);
     assert_eq!(tailnet.routes().seat(&prefix(P)).unwrap().node, NodeId::new(1));
+}
+
+#[test]
+fn a_router_that_is_online_and_does_not_answer_carries_nothing_in_either() {
+    let mut tailnet = tailnet(4);
+    let lost = Ending::Lost(Cause::ConnectionClosed);
+    tailnet.apply(Event::SessionEnded(NodeId::new(2), SessionId::new(2), lost), now());
+    tailnet.handle_deadline(now() + Duration::from_secs(1));
+    let silent = Event::Silent(NodeId::new(1), SessionId::new(1), Cause::PingUnanswered);
+    tailnet.apply(silent, now() + Duration::from_secs(40));
+    let what = tailnet.what_if(vec![down(&[1])], now() + Duration::from_secs(41)).unwrap();
+    assert!(what.before.node(NodeId::new(1)).unwrap().online, "it is shown so");
+    assert!(what.broken.iter().all(|broken| broken.contains(&(NodeId::new(1), prefix(P)))));
+    let what = tailnet.what_if(vec![Assumption::approved(NodeId::new(3), prefix(P))], now()).unwrap();
+    assert_eq!(
+        what.moves.iter().map(|moved| (moved.to, moved.rank)).collect::<Vec<_>>(),
+        [(Some(NodeId::new(3)), Some(Rank::Steady))]
+    );
 }
 
 #[test]

@@ -81,8 +81,10 @@ pub fn print_what_if(answer: &Value) {
         let name = |field: &str| if primary[field].is_null() { "nobody".into() } else { show(&primary[field]) };
         let via = show(&primary["via"]);
         let via = if via == "-" { String::new() } else { format!(" for those who go via {via}") };
+        let rank =
+            if primary["rank"].is_null() { String::new() } else { format!(", which is {}", show(&primary["rank"])) };
         line(&format!(
-            "{}{via}: {} -> {} ({})",
+            "{}{via}: {} -> {}{rank} ({})",
             show(&primary["shown"]),
             name("from"),
             name("to"),

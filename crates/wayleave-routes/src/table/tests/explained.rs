@@ -131,3 +131,21 @@ fn an_only_candidate_is_the_incumbent_once_there_are_others() {
     story.disabled(1);
     assert_eq!((because.as_str(), story.because().as_str()), ("incumbent down: connection closed", because.as_str()));
 }
+
+#[test]
+fn one_that_has_no_route_to_give_is_told_of_in_the_words_of_the_list() {
+    let mut story = Story::with_routers(5);
+    story.disabled(2);
+    // Nobody has said a word about the third; the fourth was approved and is not advertised; the fifth is neither.
+    let row = |story: &Story, node: u64| story.table.row(RouteId::new(node)).unwrap().clone();
+    let silent = Route { enabled: false, approval: None, ..row(&story, 3) };
+    story.send(Input::Rows(vec![silent]));
+    story.send(Input::Advertised(NodeId::new(4), BTreeSet::new()));
+    let gone = Route { enabled: false, approval: None, ..row(&story, 5) };
+    story.send(Input::Rows(vec![gone]));
+    story.send(Input::Advertised(NodeId::new(5), BTreeSet::new()));
+    let words = ["refused", "pending", "pre-approved", "withdrawn"];
+    assert_eq!([2, 3, 4, 5].map(|node| story.state(node)), words, "in the list");
+    let why: Vec<String> = story.why_not().into_iter().map(|(_, why)| why).collect();
+    assert_eq!(why, words, "where it is explained");
+}

@@ -172,7 +172,7 @@ pub struct Evidence {
     pub probe_within: Duration,
     /// How many of them are asked. 3.
     pub probe_witnesses: usize,
-    /// So many questions a second at most; where that is too few, routers take turns. 1,000.
+    /// So many questions a second at most, those about routers that were lost first; where that is too few, routers take turns. 1,000.
     pub probe_budget: u32,
     /// Only nodes with this tag are witnesses. `None`: the server chooses.
     pub witness: Option<wayleave_model::Tag>,

@@ -9,9 +9,10 @@
 //! ```
 //!
 //! Each router is asked about in a task of its own, so that what is known of one never waits for another. A question waits in the queue of
-//! a session like a map does, and is dropped where that is full, so questions never starve maps; how many are asked in a second is
-//! bounded. The tasks end with the server. They run where the control loop does, apart from sessions; echoes run beside the sessions, so
-//! that they are late when those are: an answer that nobody has read yet is none that was not given.
+//! a session like a map does, and is dropped where that is full, so questions never starve maps; how many witnesses are asked about routers
+//! in a second is bounded: those of routers that were lost first, and the others in turn. The tasks end with the server. They run where the
+//! control loop does, apart from sessions; echoes run beside the sessions, so that they are late when those are: an answer that nobody has
+//! read yet is none that was not given.
 
 mod echo;
 mod hold;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use wayleave_model::NodeId;
 use wayleave_netmap::told_address;
@@ -36,15 +37,18 @@ use wayleave_wire::ping::{self, PeerPing};
 
 use crate::app::App;
 use crate::secrets;
+use hold::Holds;
 pub(crate) use path::{PathReport, run_check};
+use witnesses::Looks;
 pub(crate) use witnesses::Witnesses;
 
 /// Starts all that asks by itself.
 pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>, on: &Handle) {
     let acts = |kind| app.options.tailnet.routes.judging.mode(kind) != Mode::Off;
-    tasks.spawn_on(hold::follow(Arc::clone(app)), on);
+    let holds = Arc::new(Holds::new(&app.options.evidence));
+    tasks.spawn_on(hold::hold(Arc::clone(app), Arc::clone(&holds)), on);
     if acts(Kind::Probe) {
-        tasks.spawn_on(rounds(Arc::clone(app)), on);
+        tasks.spawn_on(rounds(Arc::clone(app), holds), on);
     }
     if acts(Kind::Echo) {
         tasks.spawn(echo::echoes(Arc::clone(app)));
@@ -54,7 +58,7 @@ pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>, on: &Handle) {
     }
 }
 
-async fn rounds(app: Arc<App>) {
+async fn rounds(app: Arc<App>, holds: Arc<Holds>) {
     let options = &app.options.evidence;
     let mut ticks = tokio::time::interval(options.probe_every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,22 +77,32 @@ async fn rounds(app: Arc<App>) {
             .control
             .read(|tailnet| all.into_iter().filter(|node| tailnet.routes().wants_probe(*node)).collect::<Vec<_>>());
         let Ok(wanted) = wanted.await else { return };
-        let routers: Vec<&Arc<NodeView>> = wanted.iter().filter_map(|node| snapshot.node(*node)).collect();
-        let mut left = budget;
-        let mut asked = 0;
-        for router in routers.iter().cycle().skip(first).take(routers.len()) {
-            let witnesses = app.witnesses.of(router, &snapshot, options);
+        // Those that were lost come before all others.
+        let mut left = budget.saturating_sub(holds.taken());
+        let mut looks = Looks::default();
+        // The first that was left out.
+        let mut left_out = None;
+        for at in (0..wanted.len()).map(|at| (first + at) % wanted.len()) {
+            // To look for witnesses takes a while where there are many nodes: what decides has its turn in between.
+            yield_now().await;
+            let snapshot = app.control.snapshot();
+            let Some(router) = snapshot.node(wanted[at]) else { continue };
+            let witnesses = app.witnesses.of(router, &snapshot, options, &mut looks);
+            if looks.is_short {
+                left_out = left_out.or(Some(at));
+            }
+            let Some(witnesses) = witnesses else { continue };
             if witnesses.len() > left {
+                left_out = Some(at);
                 break;
             }
             left -= witnesses.len();
-            asked += 1;
             if let Some(address) = told_address(&snapshot, router) {
                 tokio::spawn(round(Arc::clone(&app), Arc::clone(router), address, witnesses));
             }
         }
         // Where the budget does not reach all of them, the next round begins with those that were left out.
-        first = if asked < routers.len() { (first + asked) % routers.len() } else { 0 };
+        first = left_out.unwrap_or(0);
     }
 }
 

@@ -97,6 +97,8 @@ pub struct Seen {
     pub doubled: Vec<String>,
     /// Single hosts behind routers that it was ever told of, and at whom.
     pub hosts: BTreeSet<(String, String)>,
+    /// What it was asked to reach: how, and what.
+    pub asked: Vec<(String, String)>,
 }
 
 impl Shared {
@@ -121,6 +123,12 @@ impl Shared {
         let name = peer["Name"].as_str()?.split('.').next()?.to_owned();
         let own = texts(&peer["Addresses"]).first().and_then(|own| own.split('/').next()?.parse().ok());
         Some((name, own))
+    }
+
+    /// How often it was asked to reach an address in this way since this was last looked at.
+    pub fn take_asked(&self, kind: &str, ip: Option<&str>) -> usize {
+        let asked = std::mem::take(&mut self.mirror.lock().unwrap().asked);
+        asked.iter().filter(|(how, what)| how == kind && ip.is_none_or(|ip| ip == what)).count()
     }
 
     /// It has a map stream.
@@ -378,6 +386,9 @@ async fn answer(ground: Ground, shared: Arc<Shared>, client: Client, request: Va
     let url = request["URL"].as_str().unwrap_or_default();
     let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned()));
     let Some(path) = path else { return };
+    if let (Some(kind), Some(ip)) = (request["Types"].as_str(), request["IP"].as_str()) {
+        shared.mirror.lock().unwrap().asked.push((kind.to_owned(), ip.to_owned()));
+    }
     if !shared.data.lock().unwrap().answers {
         return;
     }

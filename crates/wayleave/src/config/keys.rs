@@ -325,7 +325,7 @@ pub const KEYS: &[Key] = &[
         "evidence.probe_budget",
         Kind::Number,
         "1000",
-        "So many witnesses are asked in a second at most. Where that is too few, routers take turns.",
+        "So many witnesses are asked in a second at most, those of routers that were lost first. Where that is too few, routers take turns.",
     ),
     key(
         "evidence.witness",

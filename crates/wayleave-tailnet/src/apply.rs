@@ -368,6 +368,7 @@ impl Tailnet {
                 RouteEffect::FlapsChanged(node) => out.push(Effect::FlapRow(node)),
                 RouteEffect::FellBack { prefix, group, fallen_back } => {
                     let event = if fallen_back { HistoryEvent::FellBack } else { HistoryEvent::CameBack };
+                    let event = event(group.clone());
                     out.push(Effect::History(HistoryEntry::new(now, Some(prefix), None, event)));
                     out.push(Effect::FellBack { prefix, group, fallen_back });
                 }

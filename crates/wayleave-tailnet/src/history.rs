@@ -86,10 +86,10 @@ pub enum HistoryEvent {
         /// Why.
         because: Because,
     },
-    /// Every router is down: those who have a wider prefix to use do without it.
-    FellBack,
-    /// It is told to everybody again.
-    CameBack,
+    /// Every router, or every one of the group, is down: those who have a wider prefix to use do without it.
+    FellBack(Option<Group>),
+    /// It is told to all of them again.
+    CameBack(Option<Group>),
     /// A person set something for the prefix, or for all: what, and who.
     Set(String, Approver),
     /// A person moved the prefix to the node that had it already: it stays there in spite of priorities.
@@ -133,8 +133,8 @@ impl HistoryEvent {
             Self::Disabled(_) => "disabled",
             Self::PrimaryChanged { .. } => "primary changed",
             Self::GroupPrimaryChanged { .. } => "group primary changed",
-            Self::FellBack => "fell back",
-            Self::CameBack => "came back",
+            Self::FellBack(_) => "fell back",
+            Self::CameBack(_) => "came back",
             Self::Set(..) => "set",
             Self::Held(_) => "held",
             Self::Frozen(..) => "frozen",
@@ -191,8 +191,8 @@ impl HistoryEvent {
             Self::Held(by) => format!("moved by {by}, where it was already"),
             Self::Set(what, by) | Self::CheckSet(what, by) => format!("{by}: {what}"),
             Self::Frozen(until, by) => format!("{by}: until {until}"),
-            Self::FellBack => "every router is down".to_owned(),
-            Self::CameBack => "a router is steady".to_owned(),
+            Self::FellBack(group) => cause_in(group.as_ref(), "every router is down".to_owned()),
+            Self::CameBack(group) => cause_in(group.as_ref(), "a router is steady".to_owned()),
             Self::PrimaryChanged { because, .. } => because.to_string(),
             Self::GroupPrimaryChanged { group, because, .. } => cause_in(Some(group), because.to_string()),
             Self::Judged(verdict) => verdict.cause().to_string(),

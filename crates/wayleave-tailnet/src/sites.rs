@@ -122,6 +122,16 @@ pub enum SitePrefixError {
     /// What stands before `via` is IPv6.
     #[error("`{0}` is not IPv4: what is reached through a 4via6 site is")]
     NotV4(Prefix),
+    /// A name and a number, of two sites.
+    #[error("`{name}` is site {id} and not {other}: write the one that you mean")]
+    Contradicts {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        id: u32,
+        /// What stands beside it.
+        other: String,
+    },
 }
 
 impl Sites {
@@ -179,10 +189,15 @@ impl Sites {
     pub fn prefix(&self, text: &str) -> Result<Prefix, SitePrefixError> {
         let Some((part, site)) = text.trim().split_once(" via ") else { return Ok(text.trim().parse()?) };
         let site = site.trim();
-        let plain = site.split_once(" (").map_or(site, |(name, _)| name);
+        let (plain, beside) = site.split_once(" (").map_or((site, None), |(name, beside)| (name, Some(beside)));
         let number = || plain.parse().ok().filter(|id| *id <= MAX_SITE);
         let id = self.named(plain).map(|site| site.id).or_else(number);
         let id = id.ok_or_else(|| SitePrefixError::NoSite(plain.to_owned()))?;
+        // The one may have been given to another site since this was printed.
+        let other = beside.map(|beside| beside.trim_end_matches(')')).filter(|other| other.parse() != Ok(id));
+        if let Some(other) = other {
+            return Err(SitePrefixError::Contradicts { name: plain.to_owned(), id, other: other.to_owned() });
+        }
         let part: Prefix = part.trim().parse()?;
         via6::at_site(id, &part).ok_or(SitePrefixError::NotV4(part))
     }
@@ -383,6 +398,7 @@ mod tests {
         assert_eq!(sites.named("paris").unwrap().id, 1);
         for (text, fault) in [
             ("192.168.1.0/24 via rome", "there is no site `rome`"),
+            ("192.168.1.0/24 via berlin (9)", "`berlin` is site 7 and not 9"),
             ("192.168.1.0/24 via 70000", "there is no site `70000`"),
             ("fd00::/64 via berlin", "is not IPv4"),
             ("192.168.1.7/24 via berlin", "has host bits set"),

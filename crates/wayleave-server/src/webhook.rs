@@ -5,20 +5,22 @@
 //!                                   ^          '--> else: later, twice as late each time; given up in the end
 //! ```
 //!
-//! One task reads the queue; it is woken by what happens, and by the time of the next attempt. Calls of one webhook go out one after the
-//! other, the oldest first, those of different ones side by side: a receiver that is slow keeps nobody else waiting. A call may come
-//! twice (the answer to the first was lost), so each has a number.
+//! One task looks which webhooks are to be called; it is woken by what happens, and by the time of the next attempt. Each of these has a task
+//! of its own until none of its calls is due: they go out one after the other, the oldest first, and a receiver that is slow keeps nobody
+//! else waiting. A call may come twice (the answer to the first was lost), so each has a number.
 //!
 //! A call is signed: `Wayleave-Signature: t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 with the webhook's secret over SECONDS, a dot and
 //! the body. The secret is in the database and is never logged; the receiver's answer is of no account but for its status.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ring::hmac;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use wayleave_model::{NodeId, Timestamp};
 use wayleave_store::{QueuedCall, StoreError, Webhook};
 use wayleave_tailnet::{Effect, Tailnet};
@@ -32,8 +34,6 @@ pub const SIGNATURE: &str = "wayleave-signature";
 const SETTLE: Duration = Duration::from_millis(200);
 /// How often the queue is read where nothing wakes the task: a retry is at most so late.
 const LOOK: Duration = Duration::from_secs(1);
-/// Calls that are read at once.
-const BATCH: u32 = 256;
 /// The longest wait between two attempts.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -70,28 +70,56 @@ pub(crate) async fn call(app: Arc<App>) {
         Err(error) => return tracing::error!(error = crate::words(&error), "webhooks can't be called"),
     };
     let mut effects = app.control.effects();
+    let mut busy = BTreeSet::new();
+    let mut tasks = JoinSet::new();
+    let mut next = Instant::now();
     loop {
-        if let Err(error) = empty_queue(&app, &client).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the queue of webhooks can't be read; it is tried again"
-            );
-        }
-        let woken = async {
-            loop {
-                match effects.recv().await {
-                    Ok(Effect::History(_)) | Err(RecvError::Lagged(_)) => return tokio::time::sleep(SETTLE).await,
-                    Ok(_) => {}
-                    Err(RecvError::Closed) => std::future::pending().await,
-                }
-            }
-        };
         tokio::select! {
             () = app.stop.cancelled() => return,
-            () = woken => {}
-            () = tokio::time::sleep(LOOK) => {}
+            effect = effects.recv() => {
+                if let Ok(Effect::History(_)) | Err(RecvError::Lagged(_)) = effect {
+                    next = next.min(Instant::now() + SETTLE);
+                }
+                if let Err(RecvError::Closed) = effect {
+                    return;
+                }
+                continue;
+            }
+            Some(done) = tasks.join_next() => match done {
+                Ok(webhook) => drop(busy.remove(&webhook)),
+                Err(error) => {
+                    // Nobody knows which it was: all begin anew.
+                    tracing::error!(%error, "what calls a webhook broke");
+                    tasks.shutdown().await;
+                    busy.clear();
+                }
+            },
+            () = tokio::time::sleep_until(next) => {}
+        }
+        match app.control.store().webhooks_due(app.control.clock().now()).await {
+            Ok(due) => {
+                for webhook in due.into_iter().filter(|webhook| busy.insert(*webhook)) {
+                    let (app, client) = (Arc::clone(&app), client.clone());
+                    tasks.spawn(async move {
+                        if let Err(error) = one_after_another(&app, &client, webhook).await {
+                            warn_of_queue(&error);
+                            tokio::time::sleep(LOOK).await;
+                        }
+                        webhook
+                    });
+                }
+            }
+            Err(error) => warn_of_queue(&error),
+        }
+        if next <= Instant::now() {
+            next = Instant::now() + LOOK;
         }
     }
+}
+
+fn warn_of_queue(error: &StoreError) {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(error, "the queue of webhooks can't be read; it is tried again");
 }
 
 pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, CallError> {
@@ -99,43 +127,14 @@ pub(crate) fn client(timeout: Duration) -> Result<reqwest::Client, CallError> {
     builder.user_agent(concat!("wayleave/", env!("CARGO_PKG_VERSION"))).build().map_err(CallError::Client)
 }
 
-/// Makes all calls that are due.
-async fn empty_queue(app: &Arc<App>, client: &reqwest::Client) -> Result<(), StoreError> {
+/// Makes all calls of a webhook that are due.
+async fn one_after_another(app: &App, client: &reqwest::Client, webhook: u64) -> Result<(), StoreError> {
     let store = app.control.store();
-    let calls = store.calls_due(app.control.clock().now(), BATCH).await?;
-    if calls.is_empty() {
-        return Ok(());
-    }
-    let webhooks: BTreeMap<u64, Webhook> =
-        store.webhooks().await?.into_iter().map(|webhook| (webhook.id, webhook)).collect();
-    let mut by_webhook: BTreeMap<u64, Vec<QueuedCall>> = BTreeMap::new();
-    for call in calls {
-        by_webhook.entry(call.webhook).or_default().push(call);
-    }
-    let all = by_webhook.into_iter().map(|(id, calls)| one_after_another(app, client, webhooks.get(&id), calls));
-    futures_util::future::try_join_all(all).await.map(drop)
-}
-
-async fn one_after_another(
-    app: &Arc<App>,
-    client: &reqwest::Client,
-    webhook: Option<&Webhook>,
-    calls: Vec<QueuedCall>,
-) -> Result<(), StoreError> {
-    let store = app.control.store();
-    for call in calls {
-        let Some(webhook) = webhook else {
-            store.call_done(call.id).await?;
-            continue;
-        };
+    while let Some((webhook, call)) = store.next_call(webhook, app.control.clock().now()).await? {
         let asked = call.clone();
         // A server that stops tells the rest when it starts again.
         let Ok(body) = app.control.read(move |tailnet| body(&asked, tailnet)).await else { return Ok(()) };
-        let body = body.to_string();
-        let sent = tokio::select! {
-            () = app.stop.cancelled() => return Ok(()),
-            sent = send(client, webhook, app.control.clock().now(), &body) => sent,
-        };
+        let sent = send(client, &webhook, app.control.clock().now(), &body.to_string()).await;
         let Err(error) = sent else {
             store.call_done(call.id).await?;
             continue;

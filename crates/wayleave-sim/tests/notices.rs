@@ -143,6 +143,28 @@ async fn a_webhook_is_told_in_order_signed_and_again_after_failures_and_a_restar
 }
 
 #[tokio::test]
+async fn a_receiver_that_never_answers_keeps_no_other_waiting() {
+    let server = TestServer::start_with(|options| options.webhooks.timeout = Duration::from_secs(60)).await.unwrap();
+    let api = Api::of(&server).await;
+    let hanging = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", hanging.local_addr().unwrap());
+    let (status, made) = api.ask(Method::POST, "/api/v2/webhooks", json!({ "url": url })).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let (receiver, url) = Receiver::start(0).await;
+    let (_, made) = api.ask(Method::POST, "/api/v2/webhooks", json!({ "url": url })).await;
+    let secret = made["secret"].as_str().unwrap().to_owned();
+
+    let user = server.user("anna").await.unwrap();
+    let key = server.key(user, |_| {}).await.unwrap();
+    let (_first, _) = router(&server, &key, "r1", &[P]).await;
+    let (_called, _) = hanging.accept().await.unwrap();
+    receiver.taken(1, &secret).await;
+    let (_second, _) = router(&server, &key, "r2", &[P]).await;
+    let bodies = receiver.taken(2, &secret).await;
+    assert_eq!(words(&bodies), ["pending", "pending"]);
+}
+
+#[tokio::test]
 async fn a_webhook_is_told_of_each_kind_of_event() {
     let server = TestServer::start_with(|options| {
         options.tailnet.key_expiry = Some(Duration::from_secs(3600));

@@ -229,10 +229,10 @@ struct Misspelt(String);
 pub async fn run(cli: Cli) -> ExitCode {
     let Err(error) = dispatch(&cli).await else { return ExitCode::SUCCESS };
     output::note(&format!("wayleave: {}", wayleave_server::words(error.as_ref())));
-    let misspelt =
-        error.is::<Misspelt>() || error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == 400);
+    let is_refused = error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == 400);
     // A policy that is wrong was understood: the file is wrong, not what was typed.
-    if misspelt && !cli.command.brings_a_policy() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+    let misspelt = error.is::<Misspelt>() || (is_refused && !cli.command.brings_a_policy());
+    if misspelt { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
 async fn dispatch(cli: &Cli) -> anyhow::Result<()> {

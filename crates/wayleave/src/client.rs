@@ -43,9 +43,21 @@ pub struct Refused {
 impl Client {
     /// Asks for something.
     pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        let answer = tokio::time::timeout(PATIENCE, self.send(method, path, body)).await;
+        self.ask_for(method, path, body, Duration::ZERO).await
+    }
+
+    /// Asks for something that the server itself waits for, for so long at most.
+    pub async fn ask_for(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        waits: Duration,
+    ) -> anyhow::Result<Value> {
+        let patience = PATIENCE.saturating_add(waits);
+        let answer = tokio::time::timeout(patience, self.send(method, path, body)).await;
         let (status, bytes) =
-            answer.map_err(|_| anyhow::anyhow!("the server did not answer within {PATIENCE:?}"))??;
+            answer.map_err(|_| anyhow::anyhow!("the server did not answer within {patience:?}"))??;
         let value: Value = if bytes.is_empty() {
             Value::Null
         } else {

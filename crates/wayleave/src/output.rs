@@ -139,7 +139,16 @@ fn structured(format: Format, value: &Value) -> anyhow::Result<()> {
 
 /// Prints a line. A reader that has gone wants no more of it.
 pub fn line(text: &str) {
-    writeln!(std::io::stdout(), "{text}").ok();
+    try_line(text).ok();
+}
+
+/// Prints a line of something that has no end of its own.
+///
+/// # Errors
+///
+/// It can't be written: the reader has gone, say.
+pub fn try_line(text: &str) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{text}")
 }
 
 /// Says something to the person, beside what was asked for.

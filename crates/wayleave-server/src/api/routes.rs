@@ -26,6 +26,7 @@ use wayleave_tailnet::{ApproveMode, Command, Effect, HistoryEntry, Outcome, Tail
 
 use super::error::{ApiError, Asked, Body, ErrorBody};
 use super::{ApiState, Caller, nodes};
+use last::last_words;
 pub(super) use last::{ask_if_last, ask_if_last_with_tag};
 
 /// Lines of history that are given where nobody says how many.
@@ -254,12 +255,18 @@ async fn approve(
             let node = node.as_deref().map(|text| nodes::find(tailnet, text)).transpose()?;
             let chosen = choose(tailnet, node, &wanted, all_pending, replace)?;
             if !force {
-                warn_of_guarded(tailnet, &chosen)?;
+                let mut questions = words_of_guarded(tailnet, &chosen);
                 if let Some(node) = node.filter(|_| replace) {
-                    let gone =
-                        tailnet.routes().rows_of(node).filter(|row| row.enabled && !wanted.contains(&row.prefix));
+                    // One half of an exit stands for both.
+                    let stays = |prefix: &Prefix| {
+                        wanted.contains(prefix) || (prefix.is_exit() && wanted.iter().any(Prefix::is_exit))
+                    };
+                    let gone = tailnet.routes().rows_of(node).filter(|row| row.enabled && !stays(&row.prefix));
                     let gone: Vec<Prefix> = gone.map(|row| row.prefix).collect();
-                    ask_if_last(tailnet, node, &gone, "it is disabled")?;
+                    questions.extend(last_words(tailnet, node, &gone, "it is disabled"));
+                }
+                if !questions.is_empty() {
+                    return Err(ApiError::confirm(questions.join("; ")));
                 }
             }
             Ok::<_, ApiError>(chosen)
@@ -366,15 +373,19 @@ async fn records(state: &ApiState, ids: Vec<RouteId>) -> Result<Json<Vec<RouteBo
     Ok(Json(records.await?))
 }
 
-fn warn_of_guarded(tailnet: &Tailnet, chosen: &BTreeMap<NodeId, BTreeSet<Prefix>>) -> Result<(), ApiError> {
-    for prefix in chosen.values().flatten() {
-        if let Some((address, what)) = tailnet.guarded(prefix) {
-            return Err(ApiError::confirm(format!(
-                "{prefix} contains {address}, {what}: clients that accept routes would reach it through the router, and not at all without it"
-            )));
-        }
-    }
-    Ok(())
+/// What has to be known of prefixes that clients reach something through which they need before anything else. One that is approved
+/// already is asked about no more.
+fn words_of_guarded(tailnet: &Tailnet, chosen: &BTreeMap<NodeId, BTreeSet<Prefix>>) -> Vec<String> {
+    let is_new = |node: NodeId, prefix: &Prefix| !tailnet.routes().row_of(node, prefix).is_some_and(|row| row.enabled);
+    let all = chosen.iter().flat_map(|(node, prefixes)| prefixes.iter().filter(|prefix| is_new(*node, prefix)));
+    let all: BTreeSet<Prefix> = all.copied().collect();
+    let words = |prefix: Prefix| {
+        let (address, what) = tailnet.guarded(&prefix)?;
+        Some(format!(
+            "{prefix} contains {address}, {what}: clients that accept routes would reach it through the router, and not at all without it"
+        ))
+    };
+    all.into_iter().filter_map(words).collect()
 }
 
 /// Which lines of history.
@@ -465,29 +476,35 @@ struct LostBody {
 async fn watch(State(state): State<ApiState>) -> Response {
     let effects = state.app.control.effects();
     let lines = futures_util::stream::unfold((effects, state), |(mut effects, state)| async move {
-        let line = tokio::select! {
-            () = state.app.stop.cancelled() => return None,
-            line = next_line(&mut effects, &state) => line?,
-            () = tokio::time::sleep(WATCH_ALIVE) => "\n".to_owned(),
+        let silent = tokio::time::Instant::now() + WATCH_ALIVE;
+        let line = loop {
+            let effect = tokio::select! {
+                () = state.app.stop.cancelled() => return None,
+                effect = effects.recv() => effect,
+                () = tokio::time::sleep_until(silent) => break String::new(),
+            };
+            // What was taken is told, however long that takes.
+            if let Some(line) = line_of(effect, &state).await? {
+                break line;
+            }
         };
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(line)), (effects, state)))
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(line + "\n")), (effects, state)))
     });
     ([(header::CONTENT_TYPE, "application/jsonl")], RawBody::from_stream(lines)).into_response()
 }
 
-async fn next_line(effects: &mut tokio::sync::broadcast::Receiver<Effect>, state: &ApiState) -> Option<String> {
-    loop {
-        let line = match effects.recv().await {
-            Ok(Effect::History(entry)) => {
-                let body = state.app.control.read(move |tailnet| live(&entry, tailnet)).await.ok()?;
-                serde_json::to_string(&body).ok()?
-            }
-            Ok(_) => continue,
-            Err(RecvError::Lagged(lost)) => serde_json::to_string(&LostBody { lost }).ok()?,
-            Err(RecvError::Closed) => return None,
-        };
-        return Some(line + "\n");
-    }
+/// The line of something that happened, if it has one. `None`: the server stops.
+async fn line_of(effect: Result<Effect, RecvError>, state: &ApiState) -> Option<Option<String>> {
+    let line = match effect {
+        Ok(Effect::History(entry)) => {
+            let body = state.app.control.read(move |tailnet| live(&entry, tailnet)).await.ok()?;
+            serde_json::to_string(&body).ok()?
+        }
+        Ok(_) => return Some(None),
+        Err(RecvError::Lagged(lost)) => serde_json::to_string(&LostBody { lost }).ok()?,
+        Err(RecvError::Closed) => return None,
+    };
+    Some(Some(line))
 }
 
 fn live(entry: &HistoryEntry, tailnet: &Tailnet) -> HistoryBody {

@@ -135,19 +135,41 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
-    /// The calls that are due, the oldest first.
+    /// The webhooks that have a call that is due.
+    ///
+    /// # Errors
+    ///
+    /// The database can't be read.
+    pub async fn webhooks_due(&self, now: Timestamp) -> Result<Vec<u64>, StoreError> {
+        let due = sqlx::query("SELECT DISTINCT webhook FROM webhook_queue WHERE not_before <= $1 ORDER BY webhook")
+            .bind(now.as_millis())
+            .fetch_all(&self.read)
+            .await
+            .map_err(|source| StoreError::Database { doing: "read which webhooks are to be told", source })?;
+        Ok(due.iter().map(|row| row.get::<i64, _>("webhook").cast_unsigned()).collect())
+    }
+
+    /// The oldest call of a webhook that is due, with the webhook; `None`: there is none, or the webhook was removed.
     ///
     /// # Errors
     ///
     /// The database can't be read, or holds a value that is none.
-    pub async fn calls_due(&self, now: Timestamp, most: u32) -> Result<Vec<QueuedCall>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM webhook_queue WHERE not_before <= $1 ORDER BY id LIMIT $2")
-            .bind(now.as_millis())
-            .bind(i64::from(most))
-            .fetch_all(&self.read)
+    pub async fn next_call(&self, webhook: u64, now: Timestamp) -> Result<Option<(Webhook, QueuedCall)>, StoreError> {
+        let failed = |source| StoreError::Database { doing: "read what a webhook is to be told", source };
+        let call =
+            sqlx::query("SELECT * FROM webhook_queue WHERE webhook = $1 AND not_before <= $2 ORDER BY id LIMIT 1")
+                .bind(write::signed(webhook))
+                .bind(now.as_millis())
+                .fetch_optional(&self.read)
+                .await
+                .map_err(failed)?;
+        let found = sqlx::query("SELECT * FROM webhooks WHERE id = $1")
+            .bind(write::signed(webhook))
+            .fetch_optional(&self.read)
             .await
-            .map_err(|source| StoreError::Database { doing: "read what webhooks are to be told", source })?;
-        rows.iter().map(rows::call_from_row).collect()
+            .map_err(failed)?;
+        let (Some(call), Some(found)) = (call, found) else { return Ok(None) };
+        Ok(Some((rows::webhook_from_row(&found)?, rows::call_from_row(&call)?)))
     }
 
     /// How many calls wait for each webhook.

@@ -188,19 +188,19 @@ fn time(text: &str) -> anyhow::Result<String> {
 }
 
 /// Gives lines to whoever prints them, once they are whole. Empty ones only show that the server is there.
-struct Lines<F: FnMut(&str)> {
+struct Lines<F: FnMut(&str) -> std::io::Result<()>> {
     rest: Vec<u8>,
     print: F,
 }
 
-impl<F: FnMut(&str)> Write for Lines<F> {
+impl<F: FnMut(&str) -> std::io::Result<()>> Write for Lines<F> {
     fn write(&mut self, some: &[u8]) -> std::io::Result<usize> {
         self.rest.extend_from_slice(some);
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
             let whole: Vec<u8> = self.rest.drain(..=end).collect();
             let text = String::from_utf8_lossy(&whole);
             if !text.trim().is_empty() {
-                (self.print)(text.trim());
+                (self.print)(text.trim())?;
             }
         }
         Ok(some.len())
@@ -211,25 +211,33 @@ impl<F: FnMut(&str)> Write for Lines<F> {
     }
 }
 
-/// Prints what happens until the server or the person ends it.
+/// Prints what happens until the server or the person ends it, or whoever reads it has gone.
 async fn watch(global: &Global, client: &Client) -> anyhow::Result<()> {
     let format = global.output;
     let print = |line: &str| {
-        let Ok(entry) = serde_json::from_str::<Value>(line) else { return };
+        let Ok(entry) = serde_json::from_str::<Value>(line) else { return Ok(()) };
         if format == Format::Json {
-            output::line(line);
+            output::try_line(line)
         } else if format == Format::Yaml {
-            output::line("---");
-            output::one(format, &entry).ok();
+            output::try_line("---")?;
+            output::one(format, &entry).map_err(std::io::Error::other)
         } else if let Some(lost) = entry["lost"].as_u64() {
             output::note(&format!("{lost} events went by unseen: `wayleave routes history` has what was among them"));
+            Ok(())
         } else {
             let [at, shown, event] = ["at", "shown", "event"].map(|field| output::show(&entry[field]));
-            output::line(&format!("{at}  {shown}  {event}  {}  {}", who(&entry), output::show(&entry["cause"])));
+            output::try_line(&format!("{at}  {shown}  {event}  {}  {}", who(&entry), output::show(&entry["cause"])))
         }
     };
-    client.download("/api/v2/routes/watch", &mut Lines { rest: Vec::new(), print }).await?;
-    bail!("the server ended the watch");
+    let told = client.download("/api/v2/routes/watch", &mut Lines { rest: Vec::new(), print }).await;
+    let is_gone = |error: &anyhow::Error| {
+        error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    match told {
+        Ok(()) => bail!("the server ended the watch"),
+        Err(error) if is_gone(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Lists routes.

@@ -1,6 +1,7 @@
 //! Routers out of service and back.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 use wayleave_model::{NodeId, Prefix, Timestamp};
 use wayleave_routes::{Candidate, Presence, Rank};
-use wayleave_tailnet::{Command, Tailnet};
+use wayleave_tailnet::{Command, NodeView, Snapshot, Tailnet};
 
 use super::super::error::{ApiError, Body, ErrorBody};
 use super::super::{ApiState, Caller, nodes};
@@ -58,6 +59,8 @@ pub(super) struct DrainBody {
     viewers: Option<usize>,
     /// How long that took, in milliseconds.
     took_ms: Option<u64>,
+    /// What has to be known before it is switched off.
+    notes: Vec<String>,
 }
 
 /// Takes a router out of service: none of its routes is chosen while another can serve.
@@ -71,13 +74,18 @@ pub(super) async fn drain(
     let timeout = patience(timeout.as_deref())?;
     let control = &state.app.control;
     let now = control.clock().now();
-    let (id, before) = control
+    let snapshot = control.snapshot();
+    let (id, before, users) = control
         .read(move |tailnet| {
             let id = nodes::find(tailnet, &node)?;
+            let users = exit_users(&snapshot, id);
             if !force {
                 refuse_if_alone(tailnet, id, wait, now)?;
+                if let Some(users) = users.as_ref().filter(|_| wait) {
+                    return Err(ApiError::new(StatusCode::CONFLICT, format!("{users}; nothing was drained")));
+                }
             }
-            Ok::<_, ApiError>((id, carried(tailnet, id)))
+            Ok((id, carried(tailnet, id), users))
         })
         .await??;
     let began = Instant::now();
@@ -86,7 +94,38 @@ pub(super) async fn drain(
     if wait {
         tokio::time::sleep(TO_ACT).await;
     }
-    answer(&state, id, before, told).await
+    if wait && !force {
+        control.read(move |tailnet| refuse_if_it_carries(tailnet, id)).await??;
+    }
+    answer(&state, id, before, told, users.into_iter().collect()).await
+}
+
+/// Who is connected and has chosen this node as the exit, in words; `None`: nobody has. A drain moves no exit.
+fn exit_users(snapshot: &Snapshot, exit: NodeId) -> Option<String> {
+    let view = snapshot.node(exit).filter(|view| view.approved.iter().any(Prefix::is_exit))?;
+    let has_chosen = |user: &&Arc<NodeView>| {
+        user.session.is_some() && user.node.hostinfo.exit_node_id.parse() == Ok(exit) && user.node.id != exit
+    };
+    let users: Vec<String> =
+        snapshot.nodes.values().filter(has_chosen).map(|user| user.node.given_name.to_string()).collect();
+    let first = users.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
+    let more = if users.len() > 10 { ", ..." } else { "" };
+    let name = &view.node.given_name;
+    (!users.is_empty()).then(|| {
+        format!("{} clients go out through {name}, which they have chosen as their exit node, and a drain moves none of them: {first}{more}", users.len())
+    })
+}
+
+/// What it carried may have come back to it while clients were waited for: the other router was lost, say, or somebody froze the prefix.
+fn refuse_if_it_carries(tailnet: &Tailnet, node: NodeId) -> Result<(), ApiError> {
+    let carried: Vec<String> = carried(tailnet, node).iter().map(|prefix| tailnet.sites().show(prefix)).collect();
+    if carried.is_empty() || !tailnet.routes().is_up(node) {
+        return Ok(());
+    }
+    let name = node_ref(tailnet, node).name;
+    let carried = carried.join(", ");
+    let message = format!("{name} is drained, but carries {carried} again: nobody else can by now; leave it on");
+    Err(ApiError::new(StatusCode::CONFLICT, message))
 }
 
 /// Which router to put back into service.
@@ -121,7 +160,7 @@ pub(super) async fn undrain(
     let began = Instant::now();
     control.command(Command::UndrainNode { node: id, by: caller.0 }).await?;
     let told = if wait { Some(told(&state.app, id, "back in service", timeout, began).await?) } else { None };
-    answer(&state, id, before, told).await
+    answer(&state, id, before, told, Vec::new()).await
 }
 
 fn patience(timeout: Option<&str>) -> Result<Duration, ApiError> {
@@ -133,6 +172,7 @@ async fn answer(
     id: NodeId,
     before: BTreeSet<Prefix>,
     told: Option<Told>,
+    notes: Vec<String>,
 ) -> Result<Json<DrainBody>, ApiError> {
     let body = state.app.control.read(move |tailnet| {
         let after = carried(tailnet, id);
@@ -144,6 +184,7 @@ async fn answer(
             taken: after.difference(&before).map(show).collect(),
             viewers: told.as_ref().map(|told| told.viewers),
             took_ms: told.map(|told| u64::try_from(told.took.as_millis()).unwrap_or(u64::MAX)),
+            notes,
         }
     });
     Ok(Json(body.await?))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wayleave_model::{NodeId, Owner, Prefix, Tag};
-use wayleave_routes::{Candidate, Group, Rank};
+use wayleave_routes::{Candidate, Group, Presence, Rank};
 use wayleave_tailnet::Tailnet;
 
 use super::super::error::ApiError;
@@ -118,9 +118,15 @@ pub(super) fn via(group: &Group) -> String {
     group.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
 }
 
+/// Whether this candidate is up, and no other could serve: one that is suspect leads nowhere, and one that has not come back since a start
+/// may never.
 fn is_last(node: NodeId, candidates: &[Candidate]) -> bool {
-    let mut up = candidates.iter().filter(|candidate| !matches!(candidate.rank, Rank::Down(_)));
-    up.next().is_some_and(|first| first.node == node) && up.next().is_none()
+    let can_serve = |other: &Candidate| {
+        !matches!(other.rank, Rank::Down(_) | Rank::Suspect(_)) && other.presence != Presence::Awaited
+    };
+    let own = candidates.iter().find(|candidate| candidate.node == node);
+    own.is_some_and(|own| !matches!(own.rank, Rank::Down(_)))
+        && !candidates.iter().any(|other| other.node != node && can_serve(other))
 }
 
 fn shown(tailnet: &Tailnet, prefixes: &BTreeSet<Prefix>) -> String {

@@ -116,6 +116,9 @@ pub struct Undrain {
     timeout: Option<Duration>,
 }
 
+/// How long the server waits for clients where nobody says it (`timeout` of `POST /api/v2/routes/drain`).
+const WAITS: Duration = Duration::from_secs(60);
+
 pub async fn set(global: &Global, client: &Client, ask: &Set) -> anyhow::Result<()> {
     let Set { prefix, default: _, when_down, on_withdraw, spread, failback_after } = ask;
     let body = json!({
@@ -190,13 +193,17 @@ pub async fn unfreeze(global: &Global, client: &Client, Unfreeze { prefix, all }
 
 pub async fn drain(global: &Global, client: &Client, ask: &Drain) -> anyhow::Result<()> {
     let Drain { node, wait, timeout, force } = ask;
-    let timeout = timeout.map(duration::words);
-    let body = |confirmed: bool| {
-        let force = *force || (confirmed && !wait);
-        Some(json!({ "node": node, "wait": wait, "timeout": timeout, "force": force }))
+    let (waits, timeout) = (timeout.unwrap_or(WAITS), timeout.map(duration::words));
+    let body = |force: bool| Some(json!({ "node": node, "wait": wait, "timeout": timeout, "force": force }));
+    let path = "/api/v2/routes/drain";
+    let drained = if *wait {
+        // Whoever waits is a script, and is refused rather than asked.
+        client.ask_for(Method::POST, path, body(*force).as_ref(), waits).await?
+    } else {
+        let body = |confirmed| body(*force || confirmed);
+        global.confirmed_by("--force", client, Method::POST, |_| path.to_owned(), body).await?
     };
-    let path = |_| "/api/v2/routes/drain".to_owned();
-    let drained = global.confirmed_by("--force", client, Method::POST, path, body).await?;
+    tell_notes(&drained);
     let moved = match show(&drained["moved"]).as_str() {
         "-" => String::new(),
         moved => format!("; others carry {moved}"),
@@ -207,7 +214,8 @@ pub async fn drain(global: &Global, client: &Client, ask: &Drain) -> anyhow::Res
 pub async fn undrain(global: &Global, client: &Client, ask: &Undrain) -> anyhow::Result<()> {
     let Undrain { node, wait, timeout } = ask;
     let body = json!({ "node": node, "wait": wait, "timeout": timeout.map(duration::words) });
-    let back = client.ask(Method::POST, "/api/v2/routes/undrain", Some(&body)).await?;
+    let waits = timeout.unwrap_or(WAITS);
+    let back = client.ask_for(Method::POST, "/api/v2/routes/undrain", Some(&body), waits).await?;
     let taken = match show(&back["taken"]).as_str() {
         "-" => String::new(),
         taken => format!("; it carries {taken} again"),

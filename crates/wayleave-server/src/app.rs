@@ -264,9 +264,15 @@ impl Server {
         // anybody listens.
         let mut foreign = Foreign::default();
         report(&foreign.refresh(&options.derp).await);
+        let server_is_tls = options.server_url.starts_with("https://");
+        let derp_map = Arc::new(foreign.merged(&options.derp, server_is_tls));
+        let mut names = guard::Names::default();
+        let is_whole = names.look_up(&options, &derp_map).await;
         let file = options.policy_file.as_deref();
         let policy = file.and_then(|path| policy_file::read(path).ok());
         let control = Control::start(store, options.tailnet.clone(), clock, policy, on).await?;
+        // Before any auto-approver of the policy is asked.
+        control.event(Event::Guarded(names.guarded(&options, &derp_map))).await;
         let policy_fault = match file {
             Some(path) => take_in_policy(&control, path).await?,
             None => None,
@@ -275,13 +281,11 @@ impl Server {
             let members = Members { control: OnceLock::from(control.clone()), everybody: !own.verify_clients };
             Relay::new(derp_key, Arc::new(members), wayleave_derp::Settings::default())
         });
-        let server_is_tls = options.server_url.starts_with("https://");
         let shared = Arc::new(Shared {
             base_domain: options.dns.base_domain.clone(),
             dns: Arc::new(options.dns.config.clone()),
-            derp_map: Arc::new(foreign.merged(&options.derp, server_is_tls)),
+            derp_map,
         });
-        control.event(Event::Guarded(guard::literal(&options, &shared.derp_map))).await;
         let app = Arc::new(App {
             control: control.clone(),
             witnesses: probe::Witnesses::default(),
@@ -338,7 +342,7 @@ impl Server {
             });
         }
         tasks.spawn(refresh_derp_map(Arc::clone(&app), foreign, server_is_tls));
-        tasks.spawn(guard::watch(Arc::clone(&app)));
+        tasks.spawn(guard::watch(Arc::clone(&app), (names, is_whole)));
         tasks.spawn(follow_deletions(Arc::clone(&app)));
         tasks.spawn(prune_history(Arc::clone(&app)));
         tasks.spawn(settle(Arc::clone(&app)));

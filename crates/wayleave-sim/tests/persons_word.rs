@@ -608,3 +608,65 @@ async fn whoever_takes_the_last_router_of_a_group_away_is_asked_first() {
     assert!(last.starts_with("r2 is the only router of tag:near"), "{last}");
     site.done(Method::POST, "/nodes/r2/tags", Some(json!({ "tags": ["tag:far"], "force": true }))).await;
 }
+
+#[tokio::test]
+async fn whoever_takes_a_router_away_is_asked_first_where_the_other_is_suspect() {
+    let site = Site::with_two_routers().await;
+    for (at, name, own) in [(0, "r1", "10.1.0.1:1"), (1, "r2", "10.1.0.2:1"), (1, "r2", "192.0.2.2:1")] {
+        site.routers[at].0.report_from(name, &[P], &[own]).await.unwrap();
+    }
+    let _c = site.member("c").await;
+    let second = site.get("?node=r2").await;
+    assert_eq!(second[0]["reason"], "suspect: own address gone", "{second}");
+    let disable = Some(json!({ "node": "r1", "prefixes": [P] }));
+    let question = site.question(Method::POST, "/routes/disable", disable).await;
+    assert!(question.starts_with(&format!("r1 is the only router that is up for {P}")), "{question}");
+    let moved = site.post("what-if", json!({ "down": ["r1"] })).await;
+    let of = &moved["primaries"][0];
+    assert_eq!((&of["to"]["name"], &of["rank"]), (&json!("r2"), &json!("suspect: own address gone")), "{moved}");
+    assert_eq!(moved["viewers"][0]["loses"][0]["prefix"], P, "{moved}");
+}
+
+#[tokio::test]
+async fn an_exit_that_clients_have_chosen_is_not_drained_without_a_word() {
+    let site = Site::with_two_routers().await;
+    let exits = ["0.0.0.0/0", "::/0"];
+    for (router, name) in [(0, "r1"), (1, "r2")] {
+        site.routers[router].0.report(name, &[P, exits[0], exits[1]]).await.unwrap();
+        site.post("approve", json!({ "node": name, "prefixes": exits })).await;
+    }
+    let (c, _c) = site.member("c").await;
+    let request = json!({
+        "Version": 142, "NodeKey": c.node_key(), "OmitPeers": true,
+        "Hostinfo": { "Hostname": "c", "ExitNodeID": "1", "NetInfo": { "PreferredDERP": 900 } },
+    });
+    c.ask(Method::POST, "/machine/map", request.to_string().into_bytes()).await.unwrap();
+    let words =
+        "1 clients go out through r1, which they have chosen as their exit node, and a drain moves none of them: c";
+    let waits = json!({ "node": "r1", "wait": true });
+    let refusal = site.refused("drain", waits, StatusCode::CONFLICT, words).await;
+    assert_eq!(refusal["confirm"], Value::Null, "{refusal}");
+    assert_eq!(site.primary().await, "r1");
+    let drained = site.post("drain", json!({ "node": "r1" })).await;
+    assert_eq!((&drained["notes"], site.primary().await), (&json!([words]), json!("r2")));
+    let other = site.post("undrain", json!({ "node": "r1" })).await;
+    assert_eq!(other["notes"], json!([]));
+}
+
+#[tokio::test]
+async fn one_question_has_all_that_an_approval_comes_to() {
+    let change = |options: &mut Options| options.server_url = "http://203.0.113.5:8080".to_owned();
+    let site = Site::configured(change).await;
+    let (guarded, exit) = ("203.0.113.0/24", "0.0.0.0/0");
+    site.routers[0].0.report("r1", &[P, guarded, exit, "::/0", "10.9.0.0/16"]).await.unwrap();
+    site.post("approve", json!({ "node": "r1", "prefixes": ["10.9.0.0/16"] })).await;
+    let whole = |prefixes: &[&str]| Some(json!({ "node": "r1", "prefixes": prefixes, "replace": true }));
+    let question = site.question(Method::POST, "/routes/approve", whole(&[P, guarded])).await;
+    for part in ["203.0.113.0/24 contains 203.0.113.5", "r1 is the only router that is up for 10.9.0.0/16"] {
+        assert!(question.contains(part), "{question}");
+    }
+    let force = json!({ "node": "r1", "prefixes": [guarded, exit], "force": true });
+    site.post("approve", force).await;
+    let all = whole(&[P, "10.9.0.0/16", guarded, exit]);
+    assert_eq!(site.question(Method::POST, "/routes/approve", all).await, "", "nothing is new, and nothing goes");
+}

@@ -217,6 +217,28 @@ async fn a_policy_file_is_read_again_and_a_broken_one_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_policy_that_is_taken_in_at_a_start_approves_nothing_that_holds_the_servers_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.hujson");
+    let text = r#"{ "autoApprovers": { "routes": { "203.0.113.0/24": ["anna@"] } } }"#;
+    std::fs::write(&file, text).unwrap();
+    let home = file.clone();
+    let change = move |options: &mut wayleave_server::options::Options| {
+        options.policy_file = Some(home);
+        options.server_url = "http://203.0.113.5:8080".to_owned();
+    };
+    let mut server = TestServer::start_with(change).await.unwrap();
+    let api = Api::of(&server).await;
+    let (router, _map, _) = member(&server, "anna", "r1").await;
+    router.report("r1", &["203.0.113.0/24"]).await.unwrap();
+    let state = async || api.json(Method::GET, "/api/v2/routes", Value::Null).await.1[0]["state"].clone();
+    assert_eq!(state().await, "pending");
+    std::fs::write(&file, format!("// another\n{text}")).unwrap();
+    server.restart().await.unwrap();
+    assert_eq!(state().await, "pending");
+}
+
+#[tokio::test]
 async fn a_server_does_not_start_beside_a_policy_file_that_is_none_if_it_has_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("policy.hujson");

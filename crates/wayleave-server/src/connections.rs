@@ -183,6 +183,9 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
 
     #[tokio::test]
@@ -203,5 +206,47 @@ mod tests {
         drop(seat);
         assert!(ask(ASKS).is_none(), "nobody would ask it");
         drop(waiting);
+    }
+
+    #[tokio::test]
+    async fn a_question_is_unasked_until_the_session_takes_it() {
+        let sessions = Sessions::default();
+        let node = NodeId::new(1);
+        let ask = |token: &str| {
+            sessions.ask(node, token.to_owned(), |url| PingRequest { url, ..PingRequest::default() }).unwrap()
+        };
+        let unasked = || ["one", "two"].map(|token| sessions.is_unasked(node, token));
+        let mut seat = sessions.open(node, "server".to_owned(), None);
+        let _answers = [ask("one"), ask("two")];
+        assert_eq!(unasked(), [true, true]);
+        seat.asks.recv().await;
+        assert_eq!(unasked(), [false, true]);
+        seat.asks.recv().await;
+        assert_eq!(unasked(), [false, false]);
+        drop(seat);
+        assert_eq!(unasked(), [false, false], "there is no session");
+    }
+
+    #[test]
+    fn of_sessions_that_open_at_once_the_newest_is_the_one_that_stays() {
+        const TIMES: u64 = 3000;
+        let sessions = Sessions::default();
+        let at_once = Barrier::new(4);
+        let open_all = || -> Vec<Seat> {
+            let open = |node| {
+                at_once.wait();
+                sessions.open(NodeId::new(node), String::new(), None)
+            };
+            (0..TIMES).map(open).collect()
+        };
+        let threads: Vec<Vec<Seat>> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(open_all)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for node in 0..usize::try_from(TIMES).unwrap() {
+            let seats = || threads.iter().map(|seats| &seats[node]);
+            let stay: Vec<SessionId> = seats().filter(|seat| !seat.replaced.is_cancelled()).map(|s| s.id).collect();
+            assert_eq!(stay, Vec::from_iter(seats().map(|seat| seat.id).max()));
+        }
     }
 }

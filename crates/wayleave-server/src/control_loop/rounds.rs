@@ -194,7 +194,9 @@ pub(super) fn is_news(effect: &Effect, tailnet: &Tailnet) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use wayleave_model::{NodeId, Timestamp};
     use wayleave_policy::{CompiledPolicy, People, PolicyFile, Rules, Surroundings};
+    use wayleave_tailnet::{Loaded, Settings};
 
     use super::*;
 
@@ -290,5 +292,13 @@ mod tests {
         assert!(reached && follower.take().version == 5);
         drop(rounds);
         assert!(!follower.changed().await && !follower.reaches(6).await);
+    }
+
+    #[test]
+    fn that_others_carry_a_prefix_is_told_at_once_where_no_primary_moves() {
+        let tailnet = Tailnet::new(Settings::default(), Loaded::default(), Timestamp::from_millis(0)).unwrap();
+        let prefix = "10.1.0.0/16".parse().unwrap();
+        assert!(is_news(&Effect::SeatRow(prefix, None), &tailnet));
+        assert!(!is_news(&Effect::NodeRow(NodeId::new(1)), &tailnet));
     }
 }

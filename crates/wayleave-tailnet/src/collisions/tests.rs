@@ -179,15 +179,13 @@ fn advertises(tailnet: &mut Tailnet, n: u64, prefixes: &[&str]) -> Vec<String> {
     let mut effects = tailnet.apply(Event::Reported(node, Box::new(report)), AT);
     let mut told = Vec::new();
     while let Some(effect) = effects.pop() {
-        match effect {
-            Effect::Propose(command) => {
-                let plan = tailnet.plan(command, AT).unwrap();
-                effects.extend(tailnet.apply(Event::Committed(Box::new(plan.into_committed())), AT));
-            }
-            Effect::History(entry) if matches!(entry.event, HistoryEvent::CollisionFound(_)) => {
-                told.push(entry.event.cause());
-            }
-            _ => {}
+        if let Effect::Propose(command) = effect {
+            let plan = tailnet.plan(command, AT).unwrap();
+            effects.extend(tailnet.apply(Event::Committed(Box::new(plan.into_committed())), AT));
+        } else if let Effect::History(entry) = effect
+            && matches!(entry.event, HistoryEvent::CollisionFound(_))
+        {
+            told.push(entry.event.cause());
         }
     }
     told

@@ -360,6 +360,21 @@ async fn a_watch_gives_what_happens_as_it_happens_and_history_has_it_later() {
     let future = "/api/v2/routes/history?since=2100-01-01T00:00:00Z";
     let (_, none) = api.ask(Method::GET, future, Value::Null).await;
     assert_eq!(none, json!([]));
+    let older = format!("/api/v2/routes/history?before={}", all[1]["id"]);
+    let (_, older) = api.ask(Method::GET, &older, Value::Null).await;
+    assert_eq!(words(older.as_array().unwrap()), ["pending", "advertised"], "and on from there");
+    let past = format!("/api/v2/routes/history?until={}", all[3]["at"].as_str().unwrap());
+    let (_, none) = api.ask(Method::GET, &past, Value::Null).await;
+    assert_eq!(none, json!([]));
+    let (status, refused) = api.ask(Method::GET, "/api/v2/routes/history?limit=10001", Value::Null).await;
+    assert!(status == StatusCode::BAD_REQUEST && refused["message"].as_str().unwrap().contains("10000 at most"));
+
+    // What a node did is known by its id when it is gone.
+    api.ask(Method::DELETE, "/api/v2/nodes/r1?force=true", Value::Null).await;
+    let (status, of_it) = api.ask(Method::GET, &format!("/api/v2/routes/history?node={node}"), Value::Null).await;
+    assert!(status == StatusCode::OK && of_it.as_array().unwrap().len() >= 4, "{of_it}");
+    let (status, _) = api.ask(Method::GET, "/api/v2/routes/history?node=r1", Value::Null).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -54,6 +54,10 @@ pub struct HistoryFilter {
     pub node: Option<NodeId>,
     /// Only of this time and after it.
     pub since: Option<Timestamp>,
+    /// Only from before this time.
+    pub until: Option<Timestamp>,
+    /// Only older than the line of this number.
+    pub before: Option<u64>,
     /// At most so many, the newest.
     pub limit: u32,
 }
@@ -124,11 +128,15 @@ impl Store {
              WHERE ($1 IS NULL OR prefix = $1)
                AND ($2 IS NULL OR node_id = $2 OR from_node = $2 OR to_node = $2)
                AND ($3 IS NULL OR at >= $3)
-             ORDER BY id DESC LIMIT $4",
+               AND ($4 IS NULL OR at < $4)
+               AND ($5 IS NULL OR id < $5)
+             ORDER BY id DESC LIMIT $6",
         )
         .bind(filter.prefix.map(|prefix| prefix.to_string()))
         .bind(filter.node.map(|node| write::signed(node.get())))
         .bind(filter.since.map(Timestamp::as_millis))
+        .bind(filter.until.map(Timestamp::as_millis))
+        .bind(filter.before.map(write::signed))
         .bind(i64::from(filter.limit))
         .fetch_all(&self.read)
         .await

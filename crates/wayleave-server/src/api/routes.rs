@@ -392,12 +392,16 @@ fn words_of_guarded(tailnet: &Tailnet, chosen: &BTreeMap<NodeId, BTreeSet<Prefix
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct HistoryQuery {
-    /// Only of this node: id, name or address.
+    /// Only of this node: id, name or address; of one that was deleted, its id.
     node: Option<String>,
     /// Only of this prefix.
     prefix: Option<String>,
     /// Only of this time (RFC 3339) and after it.
     since: Option<String>,
+    /// Only from before this time (RFC 3339).
+    until: Option<String>,
+    /// Only older than the line with this `id`: the last one of an answer, to read on.
+    before: Option<u64>,
     /// At most so many, the newest; 100 where it is not said, 10,000 at most.
     limit: Option<u32>,
 }
@@ -425,6 +429,11 @@ struct HistoryBody {
     evidence: String,
 }
 
+/// A node that there is, or the id of one that there was.
+fn now_or_once(tailnet: &Tailnet, text: &str) -> Result<NodeId, ApiError> {
+    nodes::find(tailnet, text).or_else(|error| text.parse().map_err(|_| error))
+}
+
 /// What happened to routes, the newest first.
 #[utoipa::path(get, path = "/api/v2/routes/history", tag = "routes", params(HistoryQuery),
     responses((status = 200, body = Vec<HistoryBody>), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
@@ -435,12 +444,19 @@ async fn history(
     let control = &state.app.control;
     let prefix = query.prefix.as_deref().map(|text| state.prefix(text)).transpose()?;
     let node = match query.node {
-        Some(node) => Some(control.read(move |tailnet| nodes::find(tailnet, &node)).await??),
+        Some(node) => Some(control.read(move |tailnet| now_or_once(tailnet, &node)).await??),
         None => None,
     };
-    let since = query.since.as_deref().map(|text| text.parse::<Timestamp>().map_err(ApiError::bad)).transpose()?;
-    let limit = query.limit.unwrap_or(HISTORY_LINES).min(MOST_HISTORY_LINES);
-    let rows = control.store().history(HistoryFilter { prefix, node, since, limit }).await?;
+    let time = |text: Option<&str>| text.map(|text| text.parse::<Timestamp>().map_err(ApiError::bad)).transpose();
+    let (since, until) = (time(query.since.as_deref())?, time(query.until.as_deref())?);
+    let limit = query.limit.unwrap_or(HISTORY_LINES);
+    if limit > MOST_HISTORY_LINES {
+        return Err(ApiError::bad(format!(
+            "{limit} lines are too many at once: {MOST_HISTORY_LINES} at most; `before`, or `until`, gives those that are older"
+        )));
+    }
+    let filter = HistoryFilter { prefix, node, since, until, before: query.before, limit };
+    let rows = control.store().history(filter).await?;
     let lines = control.read(move |tailnet| {
         let line = |row: HistoryRow| HistoryBody {
             id: Some(row.id),

@@ -76,7 +76,10 @@ pub enum Command {
         /// Only of this time after: a duration before now, such as 2h, or a time such as 2026-11-22T10:00:00Z.
         #[arg(long)]
         since: Option<String>,
-        /// So many lines.
+        /// Only from before this time, said in the same way.
+        #[arg(long)]
+        until: Option<String>,
+        /// So many lines, the newest; 10,000 at most.
         #[arg(long)]
         limit: Option<u32>,
     },
@@ -142,13 +145,15 @@ pub async fn run(global: &Global, client: &Client, command: &Command) -> anyhow:
         Command::Collisions => what_if::collisions(global, client).await,
         Command::Check(command) => checks::run(global, client, command).await,
         Command::Watch => watch(global, client).await,
-        Command::History { prefix, node, since, limit } => {
+        Command::History { prefix, node, since, until, limit } => {
             let limit = limit.map(|limit| limit.to_string());
             let since = since.as_deref().map(time).transpose()?;
+            let until = until.as_deref().map(time).transpose()?;
             let parts = [
                 ("prefix", prefix.as_deref()),
                 ("node", node.as_deref()),
                 ("since", since.as_deref()),
+                ("until", until.as_deref()),
                 ("limit", limit.as_deref()),
             ];
             let path = format!("/api/v2/routes/history{}", query(&parts));

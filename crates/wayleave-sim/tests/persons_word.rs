@@ -641,8 +641,7 @@ async fn an_exit_that_clients_have_chosen_is_not_drained_without_a_word() {
         "Hostinfo": { "Hostname": "c", "ExitNodeID": "1", "NetInfo": { "PreferredDERP": 900 } },
     });
     c.ask(Method::POST, "/machine/map", request.to_string().into_bytes()).await.unwrap();
-    let words =
-        "1 clients go out through r1, which they have chosen as their exit node, and a drain moves none of them: c";
+    let words = "r1 is the exit node that c chose, and a drain moves nobody from it";
     let waits = json!({ "node": "r1", "wait": true });
     let refusal = site.refused("drain", waits, StatusCode::CONFLICT, words).await;
     assert_eq!(refusal["confirm"], Value::Null, "{refusal}");

@@ -141,12 +141,14 @@ impl Store {
     ///
     /// The database can't be read.
     pub async fn webhooks_due(&self, now: Timestamp) -> Result<Vec<u64>, StoreError> {
-        let due = sqlx::query("SELECT DISTINCT webhook FROM webhook_queue WHERE not_before <= $1 ORDER BY webhook")
+        let sql = "SELECT id FROM webhooks
+            WHERE EXISTS (SELECT 1 FROM webhook_queue WHERE webhook = webhooks.id AND not_before <= $1) ORDER BY id";
+        let due = sqlx::query(sql)
             .bind(now.as_millis())
             .fetch_all(&self.read)
             .await
             .map_err(|source| StoreError::Database { doing: "read which webhooks are to be told", source })?;
-        Ok(due.iter().map(|row| row.get::<i64, _>("webhook").cast_unsigned()).collect())
+        Ok(due.iter().map(|row| row.get::<i64, _>("id").cast_unsigned()).collect())
     }
 
     /// The oldest call of a webhook that is due, with the webhook; `None`: there is none, or the webhook was removed.

@@ -109,11 +109,10 @@ fn exit_users(snapshot: &Snapshot, exit: NodeId) -> Option<String> {
     let users: Vec<String> =
         snapshot.nodes.values().filter(has_chosen).map(|user| user.node.given_name.to_string()).collect();
     let first = users.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
-    let more = if users.len() > 10 { ", ..." } else { "" };
+    let more = if users.len() > 10 { format!(", ... ({} in all)", users.len()) } else { String::new() };
     let name = &view.node.given_name;
-    (!users.is_empty()).then(|| {
-        format!("{} clients go out through {name}, which they have chosen as their exit node, and a drain moves none of them: {first}{more}", users.len())
-    })
+    let words = || format!("{name} is the exit node that {first}{more} chose, and a drain moves nobody from it");
+    (!users.is_empty()).then(words)
 }
 
 /// What it carried may have come back to it while clients were waited for: the other router was lost, say, or somebody froze the prefix.

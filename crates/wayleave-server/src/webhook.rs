@@ -194,8 +194,8 @@ pub(crate) async fn send(
 fn body(call: &QueuedCall, tailnet: &Tailnet) -> Value {
     let node = |id: Option<NodeId>| {
         id.map(|id| {
-            let known = tailnet.registry().node(id);
-            json!({ "id": id.get(), "name": known.map(|node| node.given_name.to_string()) })
+            let known = tailnet.registry().node(id).map(|node| node.given_name.as_str());
+            json!({ "id": id.get(), "name": known.or_else(|| tailnet.registry().gone(id)) })
         })
     };
     json!({

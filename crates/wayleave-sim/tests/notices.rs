@@ -312,7 +312,7 @@ async fn next(watch: &mut reqwest::Response) -> Option<bytes::Bytes> {
 
 #[tokio::test]
 async fn a_watch_gives_what_happens_as_it_happens_and_history_has_it_later() {
-    let server = TestServer::start().await.unwrap();
+    let mut server = TestServer::start().await.unwrap();
     let api = Api::of(&server).await;
     let (_, site) = api.ask(Method::POST, "/api/v2/via6/sites", json!({ "name": "berlin", "id": 7 })).await;
     assert_eq!(site["id"], 7);
@@ -369,11 +369,19 @@ async fn a_watch_gives_what_happens_as_it_happens_and_history_has_it_later() {
     let (status, refused) = api.ask(Method::GET, "/api/v2/routes/history?limit=10001", Value::Null).await;
     assert!(status == StatusCode::BAD_REQUEST && refused["message"].as_str().unwrap().contains("10000 at most"));
 
-    // What a node did is known by its id when it is gone.
+    // What a node did is known by its id, and by its name, when it is gone, also after a restart.
     api.ask(Method::DELETE, "/api/v2/nodes/r1?force=true", Value::Null).await;
-    let (status, of_it) = api.ask(Method::GET, &format!("/api/v2/routes/history?node={node}"), Value::Null).await;
-    assert!(status == StatusCode::OK && of_it.as_array().unwrap().len() >= 4, "{of_it}");
-    let (status, _) = api.ask(Method::GET, "/api/v2/routes/history?node=r1", Value::Null).await;
+    for restarts in [false, true] {
+        if restarts {
+            server.restart().await.unwrap();
+        }
+        for it in [node.to_string(), "r1".to_owned()] {
+            let (status, of_it) = api.ask(Method::GET, &format!("/api/v2/routes/history?node={it}"), Value::Null).await;
+            assert!(status == StatusCode::OK && of_it.as_array().unwrap().len() >= 4, "{of_it}");
+            assert!(of_it.as_array().unwrap().iter().all(|line| line["node"]["name"] != "node 1"), "{of_it}");
+        }
+    }
+    let (status, _) = api.ask(Method::GET, "/api/v2/routes/history?node=r9", Value::Null).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 

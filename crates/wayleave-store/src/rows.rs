@@ -296,6 +296,11 @@ pub(crate) fn seat_from_row(row: &SqliteRow) -> Result<SeatRow, StoreError> {
 }
 
 /// What a line of history told to be down.
+pub(crate) fn gone_from_row(row: &SqliteRow) -> Result<(NodeId, String), StoreError> {
+    let c = Columns::new("gone_nodes", row)?;
+    Ok((NodeId::new(c.number("id")?), c.text("name")?))
+}
+
 pub(crate) fn down_from_row(row: &SqliteRow) -> Result<(Prefix, Option<Group>), StoreError> {
     let c = Columns::new("history", row)?;
     Ok((c.parsed("prefix")?, group_in(&c.text("cause")?)))

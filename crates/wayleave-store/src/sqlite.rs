@@ -73,6 +73,7 @@ fn migrator() -> Migrator {
         (7, "evidence", include_str!("../migrations/0007_evidence.sql")),
         (8, "standby_checks", include_str!("../migrations/0008_standby_checks.sql")),
         (9, "path_words", include_str!("../migrations/0009_path_words.sql")),
+        (10, "gone_nodes", include_str!("../migrations/0010_gone_nodes.sql")),
     ];
     let step = |(version, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -161,6 +162,7 @@ async fn load(db: &mut SqliteConnection) -> Result<Loaded, StoreError> {
     Ok(Loaded {
         users: all(db, "SELECT * FROM users ORDER BY id", rows::user_from_row).await?,
         nodes: all(db, "SELECT * FROM nodes ORDER BY id", rows::node_from_row).await?,
+        gone: all(db, "SELECT * FROM gone_nodes ORDER BY id", rows::gone_from_row).await?,
         routes: all(db, "SELECT * FROM routes WHERE deleted_at IS NULL ORDER BY id", rows::route_from_row).await?,
         auth_keys: all(db, "SELECT * FROM auth_keys ORDER BY id", rows::auth_key_from_row).await?,
         api_keys: all(db, "SELECT * FROM api_keys ORDER BY id", rows::api_key_from_row).await?,

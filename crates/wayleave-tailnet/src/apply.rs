@@ -99,6 +99,7 @@ impl Tailnet {
             users,
             nodes,
             routes,
+            gone,
             auth_keys,
             api_keys,
             policy: _,
@@ -115,6 +116,7 @@ impl Tailnet {
         users.into_iter().for_each(|user| self.registry.put_user(user));
         auth_keys.into_iter().for_each(|key| self.registry.put_auth_key(key));
         api_keys.into_iter().for_each(|key| self.registry.put_api_key(key));
+        gone.into_iter().for_each(|(node, name)| self.registry.put_gone(node, name));
         let mut out = Vec::new();
         for node in nodes {
             let (id, ephemeral) = (node.id, node.ephemeral);

@@ -48,7 +48,12 @@ pub struct Registry {
     by_machine: BTreeMap<MachineKey, BTreeSet<NodeId>>,
     by_name: BTreeMap<GivenName, NodeId>,
     addresses: BTreeSet<IpAddr>,
+    /// The names of nodes that were deleted.
+    gone: BTreeMap<NodeId, String>,
 }
+
+/// So many names of nodes that were deleted are remembered, the newest nodes'.
+const MOST_GONE: usize = 10_000;
 
 impl Registry {
     /// All users, in the order in which they were made.
@@ -171,6 +176,23 @@ impl Registry {
         self.nodes.get_mut(&id)
     }
 
+    pub(crate) fn put_gone(&mut self, id: NodeId, name: String) {
+        self.gone.insert(id, name);
+        if self.gone.len() > MOST_GONE {
+            self.gone.pop_first();
+        }
+    }
+
+    /// The name that a node had that was deleted, as far as that is remembered.
+    pub fn gone(&self, id: NodeId) -> Option<&str> {
+        self.gone.get(&id).map(String::as_str)
+    }
+
+    /// The newest of the nodes of this name that were deleted.
+    pub fn gone_named(&self, name: &str) -> Option<NodeId> {
+        self.gone.iter().rev().find(|(_, gone)| *gone == name).map(|(id, _)| *id)
+    }
+
     pub(crate) fn remove_node(&mut self, id: NodeId) -> Option<Node> {
         let node = self.nodes.remove(&id)?;
         self.by_node_key.remove(&node.node_key);
@@ -183,6 +205,7 @@ impl Registry {
             }
         }
         self.by_name.remove(&node.given_name);
+        self.put_gone(id, node.given_name.to_string());
         for address in node.addresses.iter() {
             self.addresses.remove(&address);
         }

@@ -37,6 +37,8 @@ pub struct Loaded {
     pub nodes: Vec<Node>,
     /// The route records that are not marked deleted.
     pub routes: Vec<Route>,
+    /// The names of nodes that were deleted, as far as they are remembered.
+    pub gone: Vec<(NodeId, String)>,
     /// All pre-auth keys.
     pub auth_keys: Vec<AuthKey>,
     /// All API keys.
@@ -274,11 +276,12 @@ impl Tailnet {
         &self.registry
     }
 
-    /// What people call a node: its name, or what is left to say of one that is gone.
+    /// What people call a node: its name, that of one that was deleted too; what is left to say of one that nobody remembers.
     pub fn name_of(&self, node: NodeId) -> String {
-        match self.registry.node(node) {
-            Some(node) => node.given_name.to_string(),
-            None => format!("node {node}"),
+        match (self.registry.node(node), self.registry.gone(node)) {
+            (Some(node), _) => node.given_name.to_string(),
+            (None, Some(name)) => name.to_owned(),
+            (None, None) => format!("node {node}"),
         }
     }
 

@@ -78,6 +78,7 @@ pub fn rows(
         flaps: Vec::new(),
         seats: Vec::new(),
         down: Vec::new(),
+        gone: Vec::new(),
         sites: Vec::new(),
         site_hosts: Vec::new(),
         imported: Some(Imported { at: now, source }),

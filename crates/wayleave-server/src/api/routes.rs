@@ -392,7 +392,7 @@ fn words_of_guarded(tailnet: &Tailnet, chosen: &BTreeMap<NodeId, BTreeSet<Prefix
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct HistoryQuery {
-    /// Only of this node: id, name or address; of one that was deleted, its id.
+    /// Only of this node: id, name or address, or the id or name of one that was deleted.
     node: Option<String>,
     /// Only of this prefix.
     prefix: Option<String>,
@@ -429,9 +429,10 @@ struct HistoryBody {
     evidence: String,
 }
 
-/// A node that there is, or the id of one that there was.
+/// A node that there is, or that there was.
 fn now_or_once(tailnet: &Tailnet, text: &str) -> Result<NodeId, ApiError> {
-    nodes::find(tailnet, text).or_else(|error| text.parse().map_err(|_| error))
+    let once = |error| tailnet.registry().gone_named(text).or_else(|| text.parse().ok()).ok_or(error);
+    nodes::find(tailnet, text).or_else(once)
 }
 
 /// What happened to routes, the newest first.

@@ -50,6 +50,8 @@ impl Store {
             users,
             nodes,
             routes,
+            // Of an installation that has no history here.
+            gone: _,
             auth_keys,
             api_keys,
             policy,

@@ -128,7 +128,7 @@ impl Store {
     pub async fn remove_webhook(&self, id: u64) -> Result<bool, StoreError> {
         let failed = |source| StoreError::Database { doing: "remove a webhook", source };
         let mut transaction = self.begin().await.map_err(failed)?;
-        write::delete(&mut transaction, "DELETE FROM webhook_queue WHERE webhook = $1", id).await.map_err(failed)?;
+        write::about(&mut transaction, "DELETE FROM webhook_queue WHERE webhook = $1", id).await.map_err(failed)?;
         let sql = "DELETE FROM webhooks WHERE id = $1";
         let done = sqlx::query(sql).bind(write::signed(id)).execute(&mut *transaction).await.map_err(failed)?;
         transaction.commit().await.map_err(failed)?;

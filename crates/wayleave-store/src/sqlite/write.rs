@@ -134,9 +134,15 @@ impl Store {
 async fn apply(db: &mut SqliteConnection, write: &Write) -> Result<(), sqlx::Error> {
     match write {
         Write::User(user) => put_user(db, user).await,
-        Write::DeleteUser(id) => delete(db, "DELETE FROM users WHERE id = $1", id.get()).await,
+        Write::DeleteUser(id) => about(db, "DELETE FROM users WHERE id = $1", id.get()).await,
         Write::Node(node) => put_node(db, node).await,
-        Write::DeleteNode(id) => delete(db, "DELETE FROM nodes WHERE id = $1", id.get()).await,
+        Write::DeleteNode(id) => {
+            let sql = "INSERT OR REPLACE INTO gone_nodes (id, name) SELECT id, given_name FROM nodes WHERE id = $1";
+            about(db, sql, id.get()).await?;
+            // History goes back only so far, and ids grow.
+            about(db, "DELETE FROM gone_nodes WHERE id <= $1 - 100000", id.get()).await?;
+            about(db, "DELETE FROM nodes WHERE id = $1", id.get()).await
+        }
         Write::Route(route) => put_route(db, route).await,
         Write::PathCheck(check) => put_path_check(db, check).await,
         Write::DeletePathCheck(prefix) => {
@@ -144,9 +150,9 @@ async fn apply(db: &mut SqliteConnection, write: &Write) -> Result<(), sqlx::Err
             sqlx::query(sql).bind(prefix.to_string()).execute(db).await.map(drop)
         }
         Write::AuthKey(key) => put_auth_key(db, key).await,
-        Write::DeleteAuthKey(id) => delete(db, "DELETE FROM auth_keys WHERE id = $1", id.get()).await,
+        Write::DeleteAuthKey(id) => about(db, "DELETE FROM auth_keys WHERE id = $1", id.get()).await,
         Write::ApiKey(key) => put_api_key(db, key).await,
-        Write::DeleteApiKey(id) => delete(db, "DELETE FROM api_keys WHERE id = $1", id.get()).await,
+        Write::DeleteApiKey(id) => about(db, "DELETE FROM api_keys WHERE id = $1", id.get()).await,
         Write::Prefix(row) => states::put_prefix(db, row).await,
         Write::Moved { prefix, to, by, at } => states::put_move(db, *prefix, *to, by, *at).await,
         Write::Policy(policy) => put_policy(db, &policy.row).await,
@@ -156,7 +162,8 @@ async fn apply(db: &mut SqliteConnection, write: &Write) -> Result<(), sqlx::Err
     }
 }
 
-pub(super) async fn delete(db: &mut SqliteConnection, sql: &'static str, id: u64) -> Result<(), sqlx::Error> {
+/// Does something about the row with this id.
+pub(super) async fn about(db: &mut SqliteConnection, sql: &'static str, id: u64) -> Result<(), sqlx::Error> {
     sqlx::query(sql).bind(signed(id)).execute(db).await.map(drop)
 }
 

@@ -628,6 +628,23 @@ async fn whoever_takes_a_router_away_is_asked_first_where_the_other_is_suspect()
 }
 
 #[tokio::test]
+async fn a_router_that_nobody_can_reach_says_so_beside_its_route() {
+    let site = Site::with_two_routers().await;
+    let (r3, _map) = site.member("r3").await;
+    let request = json!({
+        "Version": 142, "NodeKey": r3.node_key(), "OmitPeers": true,
+        "DiscoKey": "discokey:0100000000000000000000000000000000000000000000000000000000000000",
+        "Hostinfo": { "Hostname": "r3", "RoutableIPs": [P], "NetInfo": { "PreferredDERP": 0 } },
+    });
+    r3.ask(Method::POST, "/machine/map", request.to_string().into_bytes()).await.unwrap();
+    site.post("approve", json!({ "node": "r3", "prefixes": [P] })).await;
+    let third = site.get("?node=r3").await;
+    assert_eq!((&third[0]["state"], &third[0]["reason"]), (&json!("standby"), &json!("unreachable")), "{third}");
+    let words = "can't be moved to r3: unreachable";
+    site.refused("move", json!({ "prefix": P, "to": "r3" }), StatusCode::CONFLICT, words).await;
+}
+
+#[tokio::test]
 async fn an_exit_that_clients_have_chosen_is_not_drained_without_a_word() {
     let site = Site::with_two_routers().await;
     let exits = ["0.0.0.0/0", "::/0"];

@@ -302,7 +302,7 @@ fn choose(
         }
     }
     if chosen.is_empty() && !all_pending {
-        let all: Vec<String> = wanted.iter().map(Prefix::to_string).collect();
+        let all: Vec<String> = wanted.iter().map(|prefix| tailnet.sites().show(prefix)).collect();
         return Err(ApiError::none(format!("no node advertises {}; `wayleave routes list` shows all", all.join(", "))));
     }
     Ok(chosen)
@@ -382,7 +382,8 @@ fn words_of_guarded(tailnet: &Tailnet, chosen: &BTreeMap<NodeId, BTreeSet<Prefix
     let words = |prefix: Prefix| {
         let (address, what) = tailnet.guarded(&prefix)?;
         Some(format!(
-            "{prefix} contains {address}, {what}: clients that accept routes would reach it through the router, and not at all without it"
+            "{} contains {address}, {what}: clients that accept routes would reach it through the router, and not at all without it",
+            tailnet.sites().show(&prefix)
         ))
     };
     all.into_iter().filter_map(words).collect()

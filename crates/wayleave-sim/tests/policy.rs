@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -232,6 +234,13 @@ async fn a_policy_that_is_taken_in_at_a_start_approves_nothing_that_holds_the_se
     let (router, _map, _) = member(&server, "anna", "r1").await;
     router.report("r1", &["203.0.113.0/24"]).await.unwrap();
     let state = async || api.json(Method::GET, "/api/v2/routes", Value::Null).await.1[0]["state"].clone();
+    // A new row is there once it is durable.
+    for _ in 0..200 {
+        if !state().await.is_null() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(state().await, "pending");
     std::fs::write(&file, format!("// another\n{text}")).unwrap();
     server.restart().await.unwrap();
@@ -380,7 +389,7 @@ async fn a_shell_that_the_policy_wants_checked_waits_for_a_person() {
 #[tokio::test]
 async fn a_shell_that_is_refused_is_told_so_and_one_that_is_always_checked_is_asked_about_again() {
     let server =
-        TestServer::start_with(|options| options.limits.hold = std::time::Duration::from_millis(50)).await.unwrap();
+        TestServer::start_with(|options| options.limits.hold = Duration::from_millis(50)).await.unwrap();
     let api = Api::of(&server).await;
     api.set(&CHECKED.replace("PERIOD", "always")).await;
     let (_from, _map, _) = member(&server, "anna", "laptop").await;

@@ -388,8 +388,7 @@ async fn a_shell_that_the_policy_wants_checked_waits_for_a_person() {
 
 #[tokio::test]
 async fn a_shell_that_is_refused_is_told_so_and_one_that_is_always_checked_is_asked_about_again() {
-    let server =
-        TestServer::start_with(|options| options.limits.hold = Duration::from_millis(50)).await.unwrap();
+    let server = TestServer::start_with(|options| options.limits.hold = Duration::from_millis(50)).await.unwrap();
     let api = Api::of(&server).await;
     api.set(&CHECKED.replace("PERIOD", "always")).await;
     let (_from, _map, _) = member(&server, "anna", "laptop").await;

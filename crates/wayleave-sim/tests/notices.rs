@@ -379,6 +379,8 @@ async fn a_watch_gives_what_happens_as_it_happens_and_history_has_it_later() {
             let (status, of_it) = api.ask(Method::GET, &format!("/api/v2/routes/history?node={it}"), Value::Null).await;
             assert!(status == StatusCode::OK && of_it.as_array().unwrap().len() >= 4, "{of_it}");
             assert!(of_it.as_array().unwrap().iter().all(|line| line["node"]["name"] != "node 1"), "{of_it}");
+            let deleted = of_it.as_array().unwrap().iter().find(|line| line["event"] == "deleted").unwrap();
+            assert_eq!(deleted["cause"], "its node was deleted");
         }
     }
     let (status, _) = api.ask(Method::GET, "/api/v2/routes/history?node=r9", Value::Null).await;

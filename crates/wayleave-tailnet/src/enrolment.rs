@@ -21,6 +21,7 @@ use wayleave_model::{
 };
 
 use crate::command::{LoginToken, Outcome, Refusal, Registration};
+use crate::history::Deletion;
 use crate::plan::{Draft, LoginChange, Plan, Write};
 use crate::tailnet::Tailnet;
 
@@ -108,7 +109,7 @@ impl Tailnet {
     fn plan_logout(&self, mut draft: Draft, known: Option<&Node>) -> Plan {
         if let Some(node) = known {
             if node.ephemeral {
-                self.draft_deletion(&mut draft, node.id);
+                self.draft_deletion(&mut draft, node.id, Deletion::LoggedOut);
             } else {
                 let expires_at = Some(node.expires_at.map_or(draft.now, |at| at.min(draft.now)));
                 draft.node(Node { expires_at, ..node.clone() });

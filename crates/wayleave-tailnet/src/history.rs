@@ -119,7 +119,28 @@ pub enum HistoryEvent {
     /// Nodes that do not look like one site advertise it, or a wider one: which.
     CollisionFound(String),
     /// The node was deleted.
-    Deleted,
+    Deleted(Deletion),
+}
+
+/// Why a node was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// A person, or a program with a key, asked for it.
+    Asked,
+    /// It is ephemeral, and was gone for too long.
+    Gone,
+    /// It is ephemeral, and logged out.
+    LoggedOut,
+}
+
+impl fmt::Display for Deletion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Asked => "its node was deleted",
+            Self::Gone => "its node is ephemeral, and was gone for too long",
+            Self::LoggedOut => "its node is ephemeral, and logged out",
+        })
+    }
 }
 
 impl HistoryEvent {
@@ -149,7 +170,7 @@ impl HistoryEvent {
             Self::PrefixRestored(_) => "prefix restored",
             Self::KeyExpires(_) => "key expires",
             Self::CollisionFound(_) => "collision found",
-            Self::Deleted => "deleted",
+            Self::Deleted(_) => "deleted",
         }
     }
 
@@ -201,7 +222,8 @@ impl HistoryEvent {
             | Self::PrefixDown(what)
             | Self::PrefixRestored(what)
             | Self::CollisionFound(what) => what.clone(),
-            Self::Advertised | Self::Pending | Self::Withdrawn | Self::Deleted => String::new(),
+            Self::Advertised | Self::Pending | Self::Withdrawn => String::new(),
+            Self::Deleted(why) => why.to_string(),
         }
     }
 }

@@ -46,7 +46,7 @@ pub use collisions::{Collision, Instead, Party};
 pub use command::{ApproveMode, Command, ImportedKey, LoginToken, NewAuthKey, Outcome, Refusal, Registration};
 pub use findings::{Finding, Severity};
 pub use guarded::Guarded;
-pub use history::{HistoryEntry, HistoryEvent, group_in};
+pub use history::{Deletion, HistoryEntry, HistoryEvent, group_in};
 pub use liveness::Ending;
 pub use loans::{Loan, Term};
 pub use path_checks::{NewPathCheck, TargetFault};

@@ -6,7 +6,7 @@ use wayleave_model::{GivenName, Node, NodeId, Owner, PathCheck, Tag, Timestamp, 
 use wayleave_routes::approval;
 
 use crate::command::{Outcome, Refusal};
-use crate::history::HistoryEvent;
+use crate::history::{Deletion, HistoryEvent};
 use crate::plan::{Draft, Plan, Write};
 use crate::tailnet::Tailnet;
 
@@ -52,20 +52,24 @@ impl Tailnet {
 
     pub(crate) fn plan_delete_node(&self, mut draft: Draft, id: NodeId) -> Result<Plan, Refusal> {
         self.existing(id)?;
-        self.draft_deletion(&mut draft, id);
+        self.draft_deletion(&mut draft, id, Deletion::Asked);
         Ok(draft.done(Outcome::Done))
     }
 
-    pub(crate) fn plan_delete_ephemeral(&self, draft: Draft, id: NodeId) -> Result<Plan, Refusal> {
+    pub(crate) fn plan_delete_ephemeral(&self, mut draft: Draft, id: NodeId) -> Result<Plan, Refusal> {
         let due = self.existing(id)?.ephemeral && !self.liveness.has_session(id);
-        if due { self.plan_delete_node(draft, id) } else { Err(Refusal::NodeIsBack(id)) }
+        if !due {
+            return Err(Refusal::NodeIsBack(id));
+        }
+        self.draft_deletion(&mut draft, id, Deletion::Gone);
+        Ok(draft.done(Outcome::Done))
     }
 
     /// The rows of a deleted node are kept, marked deleted, in the same transaction.
-    pub(crate) fn draft_deletion(&self, draft: &mut Draft, id: NodeId) {
+    pub(crate) fn draft_deletion(&self, draft: &mut Draft, id: NodeId, why: Deletion) {
         let now = draft.now;
         for row in self.routes.rows_of(id) {
-            draft.route(approval::deleted(row, now), Some(HistoryEvent::Deleted));
+            draft.route(approval::deleted(row, now), Some(HistoryEvent::Deleted(why)));
         }
         // A check whose witness is gone would look at nothing: whoever may is asked from now on.
         let its = |check: &&PathCheck| check.witness == Some(WitnessChoice::Node(id));

@@ -42,7 +42,7 @@ pub(super) fn log_history(entry: &HistoryEntry, tailnet: &Tailnet) {
         | HistoryEvent::CheckRemoved(_)
         | HistoryEvent::Drained(_)
         | HistoryEvent::Undrained(_)
-        | HistoryEvent::Deleted => {}
+        | HistoryEvent::Deleted(_) => {}
     }
     let node = entry.node.and_then(|id| tailnet.registry().node(id));
     tracing::info!(
